@@ -1,0 +1,255 @@
+"""From the list in `Study.spec.parameters` to typed parameters, finding every fault on the way."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpo_algorithms.errors import Fault, nearest
+from hpo_algorithms.parameters import (
+    MAX_INT_VALUES,
+    MAX_LOG_INT,
+    Categorical,
+    Condition,
+    Float,
+    Int,
+    Ordinal,
+    Parameter,
+    steps_within,
+)
+
+KINDS = ("float", "int", "ordinal", "categorical")
+SCALES = ("Linear", "Log")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+MAX_PARAMETERS = 100
+MAX_CHOICES = 100
+MAX_TEXT = 256
+LARGEST = 1e150  # a float beyond it cannot be squared
+
+
+def read_parameters(spec: object) -> tuple[list[Parameter], list[Fault], list[str]]:
+    """The parameters that could be read, every fault found, and notes on what is legal but was changed."""
+    reading = _Reading()
+    if not isinstance(spec, Sequence) or isinstance(spec, str):
+        return [], [Fault("", spec, "must be a list of parameters")], []
+    if not spec:
+        reading.fault("", None, "is empty", "Name at least one parameter to search over.")
+    if len(spec) > MAX_PARAMETERS:
+        reading.fault("", None, f"has {len(spec)} parameters; at most {MAX_PARAMETERS} are allowed")
+        return [], reading.faults, []
+    for place, entry in enumerate(spec):
+        reading.read(f"[{place}]", entry)
+    return list(reading.known.values()), reading.faults, reading.notes
+
+
+class _Reading:
+    """One pass over the list; remembers the parameters read so far, for `when` looks back at them."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Parameter] = {}
+        self.faults: list[Fault] = []
+        self.notes: list[str] = []
+        self._read: set[str] = set()
+        self._variables: dict[str, str] = {}  # environment variable -> name of the parameter that has it
+
+    def fault(self, path: str, value: object, rule: str, remedy: str = "") -> None:
+        self.faults.append(Fault(path, value, rule, remedy))
+
+    def read(self, path: str, entry: object) -> None:
+        if not self._fields(path, entry, ("name", *KINDS, "when"), ("name",)):
+            return
+        assert isinstance(entry, Mapping)
+        if not self._name(f"{path}.name", entry["name"]):
+            return
+        name: str = entry["name"]
+        kinds = [kind for kind in KINDS if entry.get(kind) is not None]
+        if len(kinds) != 1:
+            rule = f"has {' and '.join(kinds)}" if kinds else "has no kind"
+            self.fault(path, None, f"{rule}; exactly one of {', '.join(KINDS)} is needed")
+            return
+        before = len(self.faults)
+        when = self._when(f"{path}.when", entry.get("when"))
+        kind = kinds[0]
+        parameter: Parameter | None = getattr(self, f"_{kind}")(f"{path}.{kind}", name, entry[kind], when)
+        if parameter is not None and len(self.faults) == before:
+            self.known[name] = parameter
+
+    def _name(self, path: str, name: object) -> bool:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            self.fault(path, name, "must be 1 to 63 letters, digits, '_', '-' or '.', the first one a letter or '_'")
+            return False
+        variable = re.sub(r"[^A-Z0-9_]", "_", name.upper())
+        other = self._variables.setdefault(variable, name)
+        if other != name:
+            rule = f"cannot be told from '{other}' as an environment variable (HPO_PARAM_{variable})"
+            self.fault(path, name, rule, "Rename one of them.")
+        elif name in self._read:
+            self.fault(path, name, "stands twice", "Give each parameter a name of its own.")
+        else:
+            self._read.add(name)
+            return True
+        return False
+
+    def _float(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Float | None:
+        if not self._fields(path, entry, ("min", "max", "scale", "step"), ("min", "max")):
+            return None
+        assert isinstance(entry, Mapping)
+        low, high = self._number(path, entry, "min"), self._number(path, entry, "max")
+        step = self._number(path, entry, "step") if entry.get("step") is not None else None
+        log = self._scale(path, entry)
+        if low is None or high is None or not self._range(path, low, high, log, entry.get("step")):
+            return None
+        if step is not None:
+            high, step = float(high), float(step)
+            reached = low + steps_within(low, high, step) * step
+            if not math.isclose(reached, high, rel_tol=1e-9, abs_tol=1e-9 * step):
+                high = round(reached, 12)
+                self.notes.append(
+                    f"parameter '{name}': steps of {step!r} from {low!r} end at {high!r}, short of max {entry['max']!r}"
+                )
+        return Float(name, float(low), float(high), log, step, when)
+
+    def _int(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Int | None:
+        if not self._fields(path, entry, ("min", "max", "scale", "step"), ("min", "max")):
+            return None
+        assert isinstance(entry, Mapping)
+        low, high = self._whole(path, entry, "min"), self._whole(path, entry, "max")
+        step = self._whole(path, entry, "step") if entry.get("step") is not None else 1
+        log = self._scale(path, entry)
+        if low is None or high is None or step is None or not self._range(path, low, high, log, entry.get("step")):
+            return None
+        if high - low >= MAX_INT_VALUES or (log and high > MAX_LOG_INT):
+            self.fault(path, entry["max"], "makes the range too wide for an int", "Use a float and round it in the program.")
+            return None
+        reached = low + (high - low) // step * step
+        if reached != high:
+            self.notes.append(f"parameter '{name}': steps of {step} from {low} end at {reached}, short of max {high}")
+        return Int(name, low, reached, log, step, when)
+
+    def _ordinal(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Ordinal | None:
+        values = self._list(path, entry, "values")
+        for place, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                self.fault(f"{path}.values[{place}]", value, "must be a finite number", "For names use a categorical.")
+            elif place and isinstance(values[place - 1], int | float) and not value > values[place - 1]:
+                self.fault(f"{path}.values[{place}]", value, f"must be greater than the one before it ({values[place - 1]!r})")
+        return Ordinal(name, tuple(values), when) if values else None
+
+    def _categorical(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Categorical | None:
+        choices = self._list(path, entry, "choices")
+        for place, choice in enumerate(choices):
+            if not isinstance(choice, str):
+                remedy = "For numbers use an ordinal." if isinstance(choice, int | float) and not isinstance(choice, bool) else ""
+                self.fault(f"{path}.choices[{place}]", choice, "must be a string", remedy or f"Quote it: '{choice}'.")
+            elif not choice or len(choice) > MAX_TEXT:
+                self.fault(f"{path}.choices[{place}]", choice, f"must have 1 to {MAX_TEXT} characters")
+            elif choice in choices[:place]:
+                self.fault(f"{path}.choices[{place}]", choice, "stands twice")
+        return Categorical(name, tuple(choices), when) if choices else None
+
+    def _when(self, path: str, entry: object) -> tuple[Condition, ...]:
+        if entry is None:
+            return ()
+        if not isinstance(entry, list | tuple) or len(entry) > 8:
+            self.fault(path, entry, "must be a list of at most 8 conditions like {parameter: optimizer, in: [sgd]}")
+            return ()
+        return tuple(c for place, each in enumerate(entry) if (c := self._condition(f"{path}[{place}]", each)))
+
+    def _condition(self, path: str, entry: object) -> Condition | None:
+        if not self._fields(path, entry, ("parameter", "in"), ("parameter", "in")):
+            return None
+        assert isinstance(entry, Mapping)
+        parent = self.known.get(entry["parameter"]) if isinstance(entry["parameter"], str) else None
+        if parent is None:
+            remedy = nearest(entry["parameter"], list(self.known)) or "It is the first one."
+            self.fault(f"{path}.parameter", entry["parameter"], "is not a parameter that stands earlier in the list", remedy)
+            return None
+        if parent.count is None or isinstance(parent, Float):
+            self.fault(f"{path}.parameter", parent.name, "is a float, which cannot carry a condition", "Make it an ordinal.")
+            return None
+        values = entry["in"]
+        if not isinstance(values, list | tuple) or not 0 < len(values) <= MAX_CHOICES:
+            self.fault(f"{path}.in", values, f"must be a list of 1 to {MAX_CHOICES} values of '{parent.name}'")
+            return None
+        for place, value in enumerate(values):
+            if refusal := parent.refusal(value):
+                self.fault(f"{path}.in[{place}]", value, f"is no value of '{parent.name}': it {refusal}")
+                return None
+        return Condition(parent.name, tuple(dict.fromkeys(parent.canonical(value) for value in values)))
+
+    # Pieces
+
+    def _fields(self, path: str, entry: object, known: Sequence[str], required: Sequence[str]) -> bool:
+        if not isinstance(entry, Mapping):
+            self.fault(path, entry, f"must be a mapping with {', '.join(required)}")
+            return False
+        for field in entry:
+            if field not in known:
+                self.fault(f"{path}.{field}", entry[field], "is not a known field", nearest(field, known))
+        missing = [field for field in required if entry.get(field) is None]
+        for field in missing:
+            self.fault(f"{path}.{field}", None, "is required")
+        return not missing
+
+    def _number(self, path: str, entry: Mapping[str, Any], field: str) -> float | None:
+        value = entry[field]
+        if isinstance(value, str) and _looks_like_number(value):
+            self.fault(f"{path}.{field}", value, "is a string", "Take away the quotes; YAML 1.1 also wants 1.0e-5 for 1e-5.")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            self.fault(f"{path}.{field}", value, "must be a number")
+        elif not math.isfinite(value) or abs(value) > LARGEST:
+            self.fault(f"{path}.{field}", value, f"must be a finite number of at most {LARGEST:g} in size")
+        else:
+            return value
+        return None
+
+    def _whole(self, path: str, entry: Mapping[str, Any], field: str) -> int | None:
+        value = self._number(path, entry, field)
+        if value is None:
+            return None
+        if value != int(value):
+            self.fault(f"{path}.{field}", entry[field], "must be a whole number", "For fractions use a float.")
+            return None
+        return int(value)
+
+    def _scale(self, path: str, entry: Mapping[str, Any]) -> bool:
+        scale = entry.get("scale") or "Linear"
+        if scale not in SCALES:
+            self.fault(f"{path}.scale", scale, "must be Linear or Log", nearest(scale, SCALES))
+        return bool(scale == "Log")
+
+    def _range(self, path: str, low: float, high: float, log: bool, step: object) -> bool:
+        before = len(self.faults)
+        if not low < high:
+            self.fault(
+                f"{path}.min", low, f"must be less than max ({high!r})", "For a single value use an ordinal or a categorical."
+            )
+        if log and low <= 0:
+            self.fault(f"{path}.min", low, "must be greater than 0 on a Log scale")
+        if log and step is not None:
+            self.fault(f"{path}.step", step, "cannot be combined with a Log scale", "Drop one, or list the values as an ordinal.")
+        elif isinstance(step, int | float) and step <= 0:
+            self.fault(f"{path}.step", step, "must be greater than 0")
+        elif isinstance(step, int | float) and (high - low) / step >= MAX_INT_VALUES:
+            self.fault(f"{path}.step", step, "is too small for the range", "Leave step out.")
+        return len(self.faults) == before
+
+    def _list(self, path: str, entry: object, field: str) -> tuple[Any, ...]:
+        if not self._fields(path, entry, (field,), (field,)):
+            return ()
+        assert isinstance(entry, Mapping)
+        values = entry[field]
+        if not isinstance(values, list | tuple) or not 0 < len(values) <= MAX_CHOICES:
+            self.fault(f"{path}.{field}", values, f"must be a list of 1 to {MAX_CHOICES}")
+            return ()
+        return tuple(values)
+
+
+def _looks_like_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

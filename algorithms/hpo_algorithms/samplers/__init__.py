@@ -1,0 +1,1 @@
+"""What to try: one sampler a file."""

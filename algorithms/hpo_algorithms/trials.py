@@ -1,0 +1,152 @@
+"""The values that pass between a Study and its algorithm: Trials that are known, and proposals for new ones."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpo_algorithms.space import Params, Space
+
+
+class State(enum.Enum):
+    """Where a Trial stands, as far as an algorithm needs to know."""
+
+    ACTIVE = "active"  # proposed, and not ended yet
+    DONE = "done"  # ran to its budget
+    STOPPED = "stopped"  # ended early by a rule
+    FAILED = "failed"  # gave no result; to be ranked last
+    INFEASIBLE = "infeasible"  # the configuration cannot be run, or its result is not a number; to be ranked last
+
+
+class Origin(enum.Enum):
+    """Where a proposal comes from."""
+
+    GIVEN = "Given"  # a configuration that the user asked for
+    SAMPLED = "Sampled"  # drawn by a sampler
+    PROMOTED = "Promoted"  # a known configuration, to be trained further
+    PERTURBED = "Perturbed"  # a member of a population that took over another one's weights and changed them
+    FALLBACK = "Fallback"  # quasi-random, because the algorithm failed
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A Trial's place in its schedule or population; what a schedule does not use is None.
+
+    `member` tells configurations in one bracket, or members of one population, apart and stays the same from rung to rung.
+    """
+
+    bracket: int | None = None
+    rung: int | None = None
+    generation: int | None = None
+    member: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One configuration, run once. A history is a sequence of them in ascending, gapless order of `number`, active ones included.
+
+    Losses are to be minimised; `losses` is the final result, one for each objective, empty while there is none and possibly NaN.
+    `curve` holds (step, first objective's loss) in ascending order of step. `violation` is the sum by which outcome constraints
+    are broken, 0 where they hold. `memo` is what the algorithm wrote into the proposal. `restorable` says that the Trial's last
+    checkpoint can be continued by another.
+    """
+
+    number: int
+    params: Params
+    budget: int | None = None
+    slot: Slot = Slot()
+    donor: int | None = None
+    memo: str = ""
+    state: State = State.ACTIVE
+    curve: tuple[tuple[int, float], ...] = ()
+    losses: tuple[float, ...] = ()
+    step: int | None = None
+    violation: float = 0.0
+    restorable: bool = False
+
+    @property
+    def active(self) -> bool:
+        return self.state is State.ACTIVE
+
+    @property
+    def loss(self) -> float:
+        """The first objective's final loss for ranking: infinite where there is none, or where it is not a number."""
+        if self.state in (State.FAILED, State.INFEASIBLE) or not self.losses or math.isnan(self.losses[0]):
+            return math.inf
+        return self.losses[0]
+
+
+History = Sequence[Trial]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a Study asks: the space, how many objectives, how far Trials may train, and what is known beforehand.
+
+    `given` are configurations that the user wants tried first; `prior` are ended Trials of earlier Studies on the same space.
+    """
+
+    space: Space
+    objectives: int = 1
+    min_budget: int | None = None
+    max_budget: int | None = None
+    seed: int = 0
+    given: tuple[Params, ...] = ()
+    prior: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A Trial that an algorithm asks to run. `donor` is the Trial whose checkpoint it starts from."""
+
+    params: Params
+    budget: int | None = None
+    slot: Slot = Slot()
+    donor: int | None = None
+    memo: str = ""
+    origin: Origin = Origin.SAMPLED
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Proposals for the numbers first, first + 1, …; fewer than asked for are fine.
+
+    No proposals and no `finished` means: wait, which is legal only while a Trial is active. `finished` is the reason for which
+    there will be no more proposals ever, whatever the active Trials bring: one of the constants below.
+    """
+
+    proposals: tuple[Proposal, ...] = ()
+    finished: str = ""
+
+
+SEARCH_EXHAUSTED = "SearchExhausted"  # every configuration of a finite space has been tried
+SCHEDULE_FINISHED = "ScheduleFinished"  # the schedule has run all its brackets
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A decision to end an active Trial early, by a named rule, on what it had reported at `step`."""
+
+    number: int
+    rule: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a sampler proposes; `slot` only where the sampler itself has generations."""
+
+    params: Params
+    memo: str = ""
+    slot: Slot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How long a schedule wants a Trial to run: a new configuration, or that of Trial `source` trained further."""
+
+    budget: int | None = None
+    slot: Slot = Slot()
+    source: int | None = None

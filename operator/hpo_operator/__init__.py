@@ -1,0 +1,1 @@
+"""A Kubernetes operator for hyperparameter optimisation, and its local runner."""
