@@ -1,0 +1,48 @@
+"""What a Trial's program finds in its environment, in a pod and on a laptop alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from hpo_algorithms import Space
+
+from hpo_operator.ledger import params_of
+from hpo_operator.outcomes import metrics_wanted
+from hpo_operator.resources import Study, Trial
+
+_REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
+
+
+def trial_environment(study: Study, trial: Trial, space: Space) -> dict[str, str]:
+    """The variables that tell a program its Trial; see docs/sdk.md for their meaning."""
+    params = params_of(space, trial.spec.parameters)
+    found = {
+        "HPO_STUDY": study.metadata.name,
+        "HPO_STUDY_UID": study.metadata.uid,
+        "HPO_TRIAL": trial.metadata.name,
+        "HPO_TRIAL_NUMBER": str(trial.spec.number),
+        "HPO_PARAMETERS": json.dumps(params),
+        "HPO_OBJECTIVES": ",".join(metrics_wanted(study.spec)),
+        "HPO_START_STEP": str(trial.spec.restore_from.step if trial.spec.restore_from else 0),
+    }
+    if trial.spec.budget is not None:
+        found["HPO_BUDGET"] = str(trial.spec.budget)
+    for pair in trial.spec.parameters:
+        found[parameter_variable(pair.name)] = pair.value
+    return found
+
+
+def parameter_variable(name: str) -> str:
+    """The variable that holds one parameter's value, for programs that are told by their command line."""
+    return "HPO_PARAM_" + re.sub(r"[^A-Z0-9_]", "_", name.upper())
+
+
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """`$(NAME)` replaced as the kubelet does: unknown names stay as they are, and `$$` is one dollar."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return _REFERENCE.sub(replaced, text)

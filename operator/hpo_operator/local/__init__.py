@@ -1,0 +1,1 @@
+"""Studies without a cluster: the same planning, with processes for pods and a folder for the API server."""

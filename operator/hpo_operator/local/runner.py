@@ -1,0 +1,247 @@
+"""The loop that carries out plans without a cluster: processes for workloads, a folder for the record.
+
+Killed at any moment and run again it ends what the earlier runner left behind, repeats no Trial that has its result, and goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from hpo_operator import conditions as c
+from hpo_operator.consultant import Consultant
+from hpo_operator.environment import trial_environment
+from hpo_operator.ledger import Ledger, is_terminal
+from hpo_operator.local.processes import Processes, kill_orphans
+from hpo_operator.local.program import Program
+from hpo_operator.local.store import Store
+from hpo_operator.planner import (
+    Action,
+    Ask,
+    Consultation,
+    CreateTrial,
+    Plan,
+    StartWorkload,
+    StopWorkload,
+    View,
+    WriteStudy,
+    WriteTrial,
+    plan,
+)
+from hpo_operator.resources import Study, StudyStatus, Trial
+from hpo_operator.validation import problem_of
+from hpo_operator.workloads import ABSENT, Workload
+
+STUDY_WRITE_SECONDS = 1.0  # the Study's status is written at most once in this time, its end at once
+MEASURE_SECONDS = 0.25  # how often live metrics are read and the display is brought up to date
+IDLE_SECONDS = 0.02  # between looks at processes where the system cannot tell when they end
+ALGORITHM_RETRY_SECONDS = 5.0
+
+
+class Interrupted(Exception):
+    """The runner was asked to stop; everything that ran has been ended, and the Study can be taken up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at a running Study, for a display."""
+
+    study: Study
+    ledger: Ledger
+    workloads: dict[int, Workload]
+    now: datetime
+
+
+Watcher = Callable[[Progress], None]
+
+
+class LocalRunner:
+    """Runs one Study to its end in a results folder.
+
+    Args:
+        study: a valid Study.
+        folder: where the Study file stands, and its programs run.
+        results: the results folder; taken up when it holds an unfinished run of the same Study.
+        gpus: ids to hand out to Trials that ask for GPUs; None leaves the choice to the programs.
+        watch: called with each change and a few times a second.
+        parallelism: overrides the Study's own, for this machine.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        results: Path,
+        *,
+        gpus: Sequence[str] | None = None,
+        watch: Watcher = lambda progress: None,
+        parallelism: int | None = None,
+    ) -> None:
+        if parallelism is not None:
+            study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
+        self._program = Program.of(study.spec, folder)
+        self._asked_for = study
+        self._results = results
+        self._watch = watch
+        self._gpus = gpus
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Ask the runner to end its Trials and return; may be called from a signal handler or another thread."""
+        self._interrupted = True
+
+    def run(self) -> Study:
+        """Run to the end, and give the Study with its last status.
+
+        Raises StoreError when the folder cannot be used or written, and Interrupted after `interrupt`.
+        """
+        with ExitStack() as stack:
+            self._store, self._study = Store.open(self._results, self._asked_for, secrets.randbelow(2**31))
+            stack.callback(self._store.close)
+            status = self._study.status
+            assert status.seed is not None
+            problem = problem_of(self._study.spec, status.seed)
+            spec = self._study.spec
+            self._consultant = Consultant(problem, spec.algorithm, spec.schedule)
+            stack.callback(self._consultant.close)
+            self._ledger = Ledger(spec, problem.space, created=status.trials.created)
+            self._processes = Processes(spec, self._program, self._gpus)
+            stack.callback(self._processes.end_all)
+            self._recover()
+            self._loop()
+        if self._interrupted:
+            raise Interrupted
+        return self._study
+
+    def _recover(self) -> None:
+        """Take up what an earlier runner has left: end its processes, and put its Trials in the ledger."""
+        trials = list(self._store.trials())
+        left = [trial for trial in trials if not is_terminal(trial)]
+        if trials:
+            kill_orphans(self._study.metadata.uid, (self._store.folder(trial.spec.number) for trial in left))
+        for trial in trials:
+            if not is_terminal(trial) and trial.status.workload is not None:
+                # That the runner was not there is not the Trial's fault, and must not use up its retries.
+                found = c.put(trial.status.conditions, c.RUNNING, "False", c.STUDY_SUSPENDED, "The runner was away.", _now())
+                status = trial.status.model_copy(update={"conditions": found})
+                trial = self._store.write_trial(trial, status)  # noqa: PLW2901
+            self._ledger.put(trial)
+            if is_terminal(trial):
+                self._ledger.cleaned(trial.spec.number)
+
+    def _loop(self) -> None:
+        self._consultation: Consultation | None = None
+        self._pending: StudyStatus | None = None
+        self._written = 0.0
+        self._retry_at: float | None = None
+        measured = 0.0
+        while not self._interrupted:
+            workloads = self._workloads()
+            decided = plan(self._view(workloads))
+            if self._execute(decided.actions):
+                continue
+            if time.monotonic() - measured >= MEASURE_SECONDS:
+                measured = time.monotonic()
+                self._processes.measure()
+                self._observe(self._processes.look())
+                self._watch(Progress(self._study, self._ledger, workloads, _now()))
+            if self._over():
+                break
+            self._flush()
+            self._wait(decided)
+        if self._interrupted:
+            self._suspend()
+        self._flush(at_once=True)
+        self._watch(Progress(self._study, self._ledger, {}, _now()))
+
+    def _view(self, workloads: dict[int, Workload]) -> View:
+        stopping = self._study.spec.schedule is not None
+        return View(self._study, self._ledger, workloads, _now(), self._consultation, stopping)
+
+    def _workloads(self) -> dict[int, Workload]:
+        """Everything that is known; what has no process here has none anywhere, for this runner holds the folder's lock."""
+        seen = self._processes.look()
+        self._observe(seen)
+        for number in list(self._ledger.uncleaned):
+            if number not in seen or seen[number].ended:
+                self._processes.stop(number)
+                self._ledger.cleaned(number)
+                seen.pop(number, None)
+        return {number: seen.get(number, ABSENT) for number in (*self._ledger.active, *self._ledger.uncleaned)}
+
+    def _observe(self, seen: dict[int, Workload]) -> None:
+        for number, workload in seen.items():
+            self._ledger.observe(number, workload.curve)
+
+    def _execute(self, actions: Sequence[Action]) -> bool:
+        """Carry out actions in their order; whether anything has changed that calls for another plan."""
+        changed = False
+        for action in actions:
+            match action:
+                case Ask(first, count) if not self._consultant.busy:
+                    self._consultant.ask(self._ledger, first, count)
+                case CreateTrial(trial):
+                    self._ledger.put(self._store.create(trial))
+                    changed = True
+                case StartWorkload(number):
+                    self._start(self._ledger.trials[number])
+                    changed = True
+                case StopWorkload(number):
+                    self._processes.stop(number)
+                case WriteTrial(number, status):
+                    self._ledger.put(self._store.write_trial(self._ledger.trials[number], status))
+                    changed = True
+                case WriteStudy(status):
+                    self._study = self._study.model_copy(update={"status": status})
+                    self._pending = status
+        return changed
+
+    def _start(self, trial: Trial) -> None:
+        environment = trial_environment(self._study, trial, self._ledger.space)
+        folder = self._store.folder(trial.spec.number).absolute()
+        self._processes.start(trial.spec.number, trial.metadata.name, folder, environment)
+
+    def _over(self) -> bool:
+        succeeded = c.condition(self._study.status.conditions, c.SUCCEEDED)
+        return succeeded is not None and succeeded.status != "Unknown" and not len(self._processes)
+
+    def _suspend(self) -> None:
+        self._processes.end_all()
+        message = "The runner was interrupted; run the same command again to go on."
+        found = c.put(self._study.status.conditions, c.PROGRESSING, "False", c.SUSPENDED, message, _now())
+        self._pending = self._study.status.model_copy(update={"conditions": found})
+
+    def _flush(self, *, at_once: bool = False) -> None:
+        due = at_once or time.monotonic() - self._written >= STUDY_WRITE_SECONDS
+        if self._pending is not None and due:
+            self._study = self._store.write_study(self._study, self._pending)
+            self._pending, self._written = None, time.monotonic()
+
+    def _wait(self, decided: Plan) -> None:
+        """Until a process or the algorithm has something to say, or it is time to look anyway."""
+        timeout = timedelta(seconds=MEASURE_SECONDS)
+        if decided.again_at is not None:
+            timeout = min(timeout, max(decided.again_at - _now(), timedelta()))
+        handles = self._processes.handles()
+        seconds = timeout.total_seconds() if len(handles) == len(self._processes) else IDLE_SECONDS
+        readable: list[int | Consultant] = [*handles, *([self._consultant] if self._consultant.busy else [])]
+        poller = select.poll()
+        for each in readable:
+            poller.register(each, select.POLLIN)
+        poller.poll(max(seconds, 0.001) * 1000)
+        if self._consultant.busy and (answer := self._consultant.poll()) is not None:
+            self._consultation = answer
+            failed = answer.error and not answer.proposals
+            self._retry_at = time.monotonic() + ALGORITHM_RETRY_SECONDS if failed else None
+        elif self._retry_at is not None and time.monotonic() >= self._retry_at:
+            self._consultation, self._retry_at = None, None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

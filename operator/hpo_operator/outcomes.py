@@ -1,0 +1,112 @@
+"""What became of a Trial: from the end of its workload and what it reported to the reason of its `Succeeded` condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpo_operator import conditions as c
+from hpo_operator.reports import INFEASIBLE_EXIT_CODE, Aggregates, Report
+from hpo_operator.resources import CurvePoint, NamedValue, Objective, Observation, OutcomeConstraint, StudySpec
+from hpo_operator.workloads import Phase, Workload
+
+MAX_CURVE = 64
+MAX_METRICS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a Trial: the reason of `Succeeded`, and a sentence for the user."""
+
+    reason: str
+    message: str
+
+    @property
+    def status(self) -> c.Truth:
+        return "True" if self.reason in (c.COMPLETED, c.EARLY_STOPPED) else "False"
+
+
+def outcome_of(spec: StudySpec, workload: Workload) -> Outcome | None:
+    """What a workload that has ended means for its Trial; None while its result may still come."""
+    report = workload.report or Report()
+    if report.infeasible is not None or workload.exit_code == INFEASIBLE_EXIT_CODE:
+        return Outcome(c.INFEASIBLE, report.infeasible or "The program says that this configuration cannot be run.")
+    if workload.phase is Phase.FAILED:
+        reason = workload.reason if workload.reason in c.FAILURES else c.PROGRAM_FAILED
+        return Outcome(reason, workload.message or "The program failed.")
+    for metric in metrics_wanted(spec):
+        if metric not in report.metrics:
+            return None if workload.awaiting else Outcome(c.OBJECTIVE_MISSING, _missing(metric, report))
+    for objective in spec.objectives:
+        value = objective_value(objective, report.metrics[objective.metric])
+        if not math.isfinite(value):
+            return Outcome(c.OBJECTIVE_NOT_FINITE, f"{objective.metric} is {format_number(value)}.")
+    shown = ", ".join(f"{o.metric} = {format_number(objective_value(o, report.metrics[o.metric]))}" for o in spec.objectives)
+    return Outcome(c.COMPLETED, f"{shown}.")
+
+
+def metrics_wanted(spec: StudySpec) -> list[str]:
+    """The metrics without which a Trial has no result: objectives, then constraints."""
+    return [*dict.fromkeys([*(o.metric for o in spec.objectives), *(o.metric for o in spec.constraints)])]
+
+
+def objective_value(objective: Objective, metric: Aggregates) -> float:
+    """The value that counts for an objective: its last, or its best."""
+    if objective.aggregate == "Last":
+        return metric.last
+    return metric.lowest if objective.goal == "Minimize" else metric.highest
+
+
+def losses_of(spec: StudySpec, metrics: dict[str, float]) -> tuple[float, ...]:
+    """The objectives as losses to minimise, NaN where one is missing."""
+    signs = [1.0 if objective.goal == "Minimize" else -1.0 for objective in spec.objectives]
+    return tuple(sign * metrics.get(o.metric, math.nan) for sign, o in zip(signs, spec.objectives, strict=True))
+
+
+def violation_of(constraints: Iterable[OutcomeConstraint], metrics: dict[str, float]) -> float:
+    """By how much outcome constraints are broken in sum; infinite where a constrained metric is missing or not a number."""
+    total = 0.0
+    for constraint in constraints:
+        value = metrics.get(constraint.metric, math.nan)
+        excess = value - constraint.bound if constraint.operator == "LessOrEqual" else constraint.bound - value
+        total += math.inf if math.isnan(excess) else max(excess, 0.0)
+    return total
+
+
+def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:
+    """The evidence, as it is kept in the Trial's status: objectives and constraints first."""
+    if workload.report is None and not workload.curve:
+        return None
+    report = workload.report or Report()
+    values = {name: aggregates.last for name, aggregates in report.metrics.items()}
+    for objective in spec.objectives:
+        if objective.metric in report.metrics:
+            values[objective.metric] = objective_value(objective, report.metrics[objective.metric])
+    first = [metric for metric in metrics_wanted(spec) if metric in values]
+    names = list(dict.fromkeys([*first, *sorted(values)]))[:MAX_METRICS]
+    return Observation(
+        source=workload.source,
+        step=report.step,
+        metrics=tuple(NamedValue(name=name, value=format_number(values[name])) for name in names),
+        curve=tuple(CurvePoint(step=step, value=format_number(value)) for step, value in thinned(workload.curve)),
+    )
+
+
+def thinned(curve: tuple[tuple[int, float], ...], limit: int = MAX_CURVE) -> tuple[tuple[int, float], ...]:
+    """A curve of at most `limit` points that keeps the first and the last, evenly spaced between them."""
+    if len(curve) <= limit:
+        return curve
+    last = len(curve) - 1
+    return tuple(curve[round(i * last / (limit - 1))] for i in range(limit))
+
+
+def format_number(value: float) -> str:
+    """A number as a string: repr, NaN as in Prometheus."""
+    return "NaN" if math.isnan(value) else repr(value)
+
+
+def _missing(metric: str, report: Report) -> str:
+    if not report.metrics:
+        return f"The program ended well but reported nothing; '{metric}' was expected. Call hpo.report({metric}=…)."
+    return f"The program reported {', '.join(sorted(report.metrics)[:8])}, but not '{metric}'."

@@ -1,0 +1,117 @@
+"""What programs tell: the final message of the SDK, its live reports, and metrics in a log.
+
+Every text here comes from a user's program, so anything may stand in it: what cannot be read is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+INFEASIBLE_EXIT_CODE = 86  # a program ends with it to say that its configuration cannot be run
+MAX_STEP = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregates:
+    """A metric over all reports of a run. `lowest` and `highest` leave NaN out, and are NaN only when all were."""
+
+    last: float
+    lowest: float
+    highest: float
+
+    def followed_by(self, value: float) -> Aggregates:
+        if math.isnan(value):
+            return Aggregates(value, self.lowest, self.highest)
+        lowest = value if math.isnan(self.lowest) else min(self.lowest, value)
+        highest = value if math.isnan(self.highest) else max(self.highest, value)
+        return Aggregates(value, lowest, highest)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run's result as far as it is known: the last step, each metric's aggregates, or why the configuration is infeasible."""
+
+    step: int | None = None
+    metrics: Mapping[str, Aggregates] = field(default_factory=dict)
+    infeasible: str | None = None
+
+    def followed_by(self, step: int | None, metrics: Mapping[str, float]) -> Report:
+        """This report after one more call of `hpo.report`."""
+        merged = dict(self.metrics)
+        for name, value in metrics.items():
+            merged[name] = merged[name].followed_by(value) if name in merged else Aggregates(value, value, value)
+        return Report(self.step if step is None else step, merged, self.infeasible)
+
+
+def final_message(text: str) -> Report | None:
+    """The report in a termination message: its last whole line that is one. None where no line is."""
+    for line in reversed(text.splitlines()):
+        found = _mapping(line)
+        if found is None or found.get("hpo") != 1:
+            continue
+        if isinstance(found.get("infeasible"), str):
+            return Report(_step(found.get("step")), infeasible=found["infeasible"])
+        metrics = found.get("metrics")
+        if isinstance(metrics, dict):
+            return Report(_step(found.get("step")), {k: a for k, v in metrics.items() if (a := _aggregates(v))})
+    return None
+
+
+def live_reports(text: str) -> Iterator[tuple[int | None, dict[str, float]]]:
+    """The (step, metrics) in the lines of a metrics file, in order."""
+    for line in text.splitlines():
+        found = _mapping(line)
+        if found is not None and isinstance(found.get("metrics"), dict):
+            metrics = {k: x for k, v in found["metrics"].items() if (x := number(v)) is not None}
+            yield _step(found.get("step")), metrics
+
+
+def log_reports(lines: Iterable[str], pattern: str) -> Iterator[tuple[int | None, dict[str, float]]]:
+    """The (step, metrics) that a pattern finds in the lines of a log; each match is one report."""
+    expression = re.compile(pattern)
+    for line in lines:
+        for match in expression.finditer(line):
+            groups = {name: text for name, text in match.groupdict().items() if text is not None}
+            step = _step(groups.pop("step", None))
+            if "metric" in groups and "value" in groups:
+                groups = {groups["metric"]: groups["value"]}
+            metrics = {name: value for name, text in groups.items() if (value := number(text)) is not None}
+            if metrics:
+                yield step, metrics
+
+
+def number(value: object) -> float | None:
+    """A reported value as a number: NaN and infinities are numbers, anything else that is not one is None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _aggregates(value: Any) -> Aggregates | None:
+    values = [number(each) for each in (value if isinstance(value, list) else [value] * 3)]
+    if len(values) != 3 or any(each is None for each in values):
+        return None
+    return Aggregates(*values)  # type: ignore[arg-type]
+
+
+def _step(value: object) -> int | None:
+    found = number(value)
+    return int(found) if found is not None and 0 <= found <= MAX_STEP else None
+
+
+def _mapping(line: str) -> dict[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,50 @@
+"""What can be seen of the workload that runs a Trial, whatever kind it is of."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from hpo_operator.reports import Report
+from hpo_operator.resources import WorkloadRef
+
+
+class Phase(enum.Enum):
+    """How far a workload is."""
+
+    ABSENT = "absent"  # looked for, and not there
+    PENDING = "pending"  # no pod runs yet, or none runs any more for now
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One look at a workload.
+
+    `ended` says that none of its pods runs any more, so that its place is free. `disrupted` says that it failed by no fault of its
+    program: a pod was preempted, evicted or lost. `report` is the latest that is known; `awaiting` says that more of it may still
+    come although the workload has ended. `reason` and `message` explain a pending or failed one. `curve` holds (step, value) of the
+    first objective's metric as it was reported, in ascending order of step.
+    """
+
+    phase: Phase
+    ref: WorkloadRef | None = None
+    ended: bool = False
+    reason: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    disrupted: bool = False
+    started: datetime | None = None
+    finished: datetime | None = None
+    gpus: int = 0
+    report: Report | None = None
+    source: Literal["TerminationMessage", "Log", "Prometheus", "Report"] = "Report"
+    curve: tuple[tuple[int, float], ...] = ()
+    awaiting: bool = False
+
+
+ABSENT = Workload(Phase.ABSENT, ended=True)
