@@ -195,6 +195,10 @@ class _Document:
             self._node(event)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._end(event)
+        elif isinstance(event, yaml.DocumentStartEvent) and self.line is not None:
+            self._fail(
+                event, None, "another document begins here, which kubectl does not read", "Separate documents by a line '---'."
+            )
 
     def _place(self, event: Any) -> tuple[int, int]:
         return self._above + event.start_mark.line + 1, event.start_mark.column + 1

@@ -78,7 +78,7 @@ def read_documents(text: str, source: str) -> list[Document]:
     if len(text) > MAX_BYTES:
         _refuse(source, f"is longer than {MAX_BYTES:,} characters", "Split it.")
     documents: list[Document] = []
-    for value, line in _values(text.removeprefix("\ufeff").replace("\r\n", "\n"), reading):
+    for value, line in _values(text.replace("\r\n", "\n"), reading):
         if isinstance(value, dict):
             documents.append(Document(value, source, line))
         elif value is not None:
@@ -89,7 +89,7 @@ def read_documents(text: str, source: str) -> list[Document]:
     if reading.faults:
         raise InvalidManifest(reading.faults)
     if not documents:
-        rule = "holds nothing but comments and blank lines" if text.strip() else "is empty"
+        rule = "holds nothing but comments and blank lines" if text.strip("\ufeff \n") else "is empty"
         _refuse(source, rule, f"A Study begins with 'apiVersion: {API_VERSION}' and 'kind: {KIND}'.")
     return documents
 
@@ -122,6 +122,7 @@ def _values(text: str, reading: Reading) -> Iterator[tuple[Value, int]]:
     if text.lstrip().startswith("{"):
         objects, start = _objects(text, reading)
         yield from objects
+        _refuse_rest(text, start, reading)
     for part, above in _parts(text, start, reading):
         if (found := _kubectl_yaml.parse(part, above, reading)) is not None:
             yield found
@@ -173,6 +174,14 @@ def _objects(text: str, reading: Reading) -> tuple[list[tuple[Value, int]], int]
     else:
         return found, len(text)
     return found, position
+
+
+def _refuse_rest(text: str, start: int, reading: Reading) -> None:
+    """After a JSON object only a comment may fill its line; what kubectl makes of anything else is an accident."""
+    rest = text[start:].partition("\n")[0].strip()
+    if start and rest and not rest.startswith("#"):
+        line, column = text.count("\n", 0, start) + 1, text.index(rest, start) - text.rfind("\n", 0, start)
+        reading.fail(line, column, rest, "stands after a JSON object", "Separate documents by a line '---'.")
 
 
 class _StrictJSON(json.JSONDecoder):

@@ -88,6 +88,14 @@ class Program:
         return shutil.which(name, path=path) is not None
 
 
+def gpus_of(spec: StudySpec) -> int:
+    """How many GPUs each Trial asks for in its reporting container; 0 where that cannot be told."""
+    if spec.template.job is None:
+        return 0
+    place, container = _reporter(spec.template.job["spec"]["template"]["spec"]["containers"], spec)
+    return _gpus(container, f"{CONTAINERS}[{place}]")
+
+
 def _reporter(containers: Sequence[Mapping[str, Any]], spec: StudySpec) -> tuple[int, Mapping[str, Any]]:
     wanted = spec.template.reporter.container if spec.template.reporter else None
     return next(((i, each) for i, each in enumerate(containers) if each.get("name") == wanted), (0, containers[0]))

@@ -35,6 +35,10 @@ class StoreError(AlgorithmsError):
     """A results folder cannot be used; the message says which, why, and what to do."""
 
 
+class WriteFailed(StoreError):
+    """A file of a results folder could not be written during a run, most often because the disk is full."""
+
+
 class Store:
     """A results folder, opened and locked by one runner."""
 
@@ -134,7 +138,7 @@ class Store:
             with contextlib.suppress(OSError):
                 aside.unlink()
             remedy = "Nothing that was recorded is lost: make room and run the same command again."
-            raise StoreError(f"{path}: cannot be written: {error.strerror}. {remedy}") from None
+            raise WriteFailed(f"{path}: cannot be written: {error.strerror}. {remedy}") from None
 
 
 def read(path: Path, kind: type[Any]) -> Any:
