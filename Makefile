@@ -1,0 +1,64 @@
+# Two commands do all the set-up on a fresh machine: `make quickstart` runs a Study to its end, `make test` passes the tests.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PACKAGING := pyproject.toml sdk/pyproject.toml constraints.txt
+
+.PHONY: help
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+.PHONY: quickstart
+quickstart: $(VENV)/.base  ## Set up, and run a Study of 40 real trainings to its end
+	@echo "== Running examples/digits-svm: 40 support vector machines on images of digits, several at once"
+	$(BIN)/hpo run examples/digits-svm/study.yaml --fresh --results hpo-runs/digits-svm
+
+.PHONY: test
+test: lint unit  ## Set up, and run all checks and tests
+
+.PHONY: lint
+lint: $(VENV)/.test  ## Style, layers and types
+	@echo "== Lint: ruff, import-linter, mypy"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+.PHONY: unit
+unit: $(VENV)/.test  ## Unit tests: no cluster
+	@echo "== Unit tests"
+	$(BIN)/python -m pytest tests/unit
+
+.PHONY: constraints
+constraints:  ## Resolve the newest versions anew into constraints.txt
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet setuptools ./sdk '.[operator,test]'
+	{ head -2 constraints.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+.PHONY: clean
+clean:  ## Remove what the other targets have made, but no results
+	rm -rf $(VENV) build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: 3.11 or newer is needed. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "== Making a virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python's venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.base: $(VENV)/bin/python $(PACKAGING)
+	@echo "== Installing hpo-operator and what it needs (numpy, scipy, scikit-learn …): about a minute"
+	@$(PIP) setuptools wheel || { echo "pip could not install: is a package index reachable? See 'pip config list'."; exit 1; }
+	$(PIP) --no-build-isolation --editable ./sdk --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "== Installing what the tests need"
+	$(PIP) --no-build-isolation --editable ./sdk --editable '.[operator,test]'
+	@touch $@
