@@ -1,0 +1,160 @@
+"""Requests to the API server: plain JSON over the official asynchronous client, counted, with one kind of failure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from kubernetes.aio.client import ApiClient
+
+Object = dict[str, Any]
+
+REQUEST_SECONDS = 30.0
+PAGE = 500
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class RequestFailed(Exception):
+    """The API server refused a request, or could not be reached (`status` 0).
+
+    `retry_after` is what the server asked for in seconds, 0 when it asked for nothing.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status, self.reason, self.message, self.retry_after = status, reason, message, retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may well succeed later."""
+        return self.status in (0, 429) or self.status >= 500
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object and where it is served."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        parts = [root, *(["namespaces", namespace] if namespace else []), self.plural, name, subresource]
+        return "/".join(part for part in parts if part)
+
+
+STUDIES = Kind("hpo.dev/v1alpha1", "Study", "studies")
+TRIALS = Kind("hpo.dev/v1alpha1", "Trial", "trials")
+JOBS = Kind("batch/v1", "Job", "jobs")
+PODS = Kind("v1", "Pod", "pods")
+EVENTS = Kind("v1", "Event", "events")
+
+
+class Client:
+    """The few verbs that the operator needs. `requests` counts (verb, kind, status code) since the start."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+
+    async def create(self, kind: Kind, namespace: str, body: Object, *, dry_run: bool = False) -> Object:
+        query = {"dryRun": "All"} if dry_run else {}
+        return await self._request("create", "POST", kind, kind.path(namespace), body, query)
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """The object, or None when there is none."""
+        try:
+            return await self._request("get", "GET", kind, kind.path(namespace, name))
+        except RequestFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[Object]:
+        """All objects that a label selector names, in pages."""
+        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
+        while True:
+            page = await self._request("list", "GET", kind, kind.path(namespace), None, query)
+            for item in page["items"]:
+                # Items of a list carry neither; whoever looks at an object should not need to know where it came from.
+                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query = {**query, "continue": token}
+
+    async def patch_status(self, kind: Kind, namespace: str, name: str, version: str, status: Object) -> Object:
+        """Replace fields of a status; fails with 409 when the object is not at `version` any more."""
+        body = {"metadata": {"resourceVersion": version}, "status": status}
+        return await self._request("patch", "PATCH", kind, kind.path(namespace, name, "status"), body, {}, MERGE_PATCH)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly this object, its dependents after it; that it is gone already is fine."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._request("delete", "DELETE", kind, kind.path(namespace, name), body)
+        except RequestFailed as failure:
+            if failure.status not in (404, 409):  # 409: another object has the name now
+                raise
+
+    async def log(self, namespace: str, pod: str, container: str, tail_bytes: int) -> str:
+        """The end of a container's log; empty when there is none."""
+        query = {"container": container, "limitBytes": str(tail_bytes)}
+        try:
+            return await self._text("get", "GET", PODS, PODS.path(namespace, pod, "log"), None, query)
+        except RequestFailed as failure:
+            if failure.status in (400, 404):
+                return ""
+            raise
+
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        kind: Kind,
+        path: str,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        text = await self._text(verb, method, kind, path, body, query, content_type)
+        found: Object = json.loads(text)
+        return found
+
+    async def _text(
+        self,
+        verb: str,
+        method: str,
+        kind: Kind,
+        path: str,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> str:
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers: dict[str, str] = {"Accept": "application/json, */*", "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        try:
+            answer = await self._api.rest_client.request(method, url, headers, body, None, REQUEST_SECONDS)
+            data = await answer.read()
+        except (TimeoutError, OSError) as error:  # aiohttp's errors are OSErrors, or else bugs
+            self.requests[verb, kind.kind, 0] += 1
+            raise RequestFailed(0, "Unreachable", f"{method} {path}: {error!r}") from error
+        self.requests[verb, kind.kind, answer.status] += 1
+        if not 200 <= answer.status < 300:
+            raise _failure(answer.status, data, answer.headers.get("Retry-After"))
+        return str(data, "utf-8", "replace")
+
+
+def _failure(status: int, data: bytes, retry_after: str | None) -> RequestFailed:
+    seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+    try:
+        answer = json.loads(data)
+        return RequestFailed(status, answer.get("reason", ""), answer.get("message", ""), seconds)
+    except (ValueError, AttributeError):
+        return RequestFailed(status, "", data[:300].decode(errors="replace"), seconds)

@@ -1,0 +1,261 @@
+"""The reconciler: one Study at a time through listing, planning and executing, and back to the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+from hpo_algorithms import InvalidInput, Proposal
+
+from hpo_operator import conditions as c
+from hpo_operator.cluster.client import JOBS, STUDIES, Client, Kind, Object, RequestFailed
+from hpo_operator.cluster.executor import Executor, NameConflict
+from hpo_operator.cluster.queue import WorkQueue
+from hpo_operator.cluster.rendering import job_manifest
+from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of, with_status
+from hpo_operator.consultant import Consultant
+from hpo_operator.ledger import Ledger
+from hpo_operator.planner import Action, Ask, plan, trial_of
+from hpo_operator.resources import Metadata, Study, StudyStatus
+from hpo_operator.validation import problem_of, read_study
+from hpo_operator.workloads import Phase
+
+log = logging.getLogger("hpo_operator")
+
+WORKERS = 8  # Studies looked at at once; each is bounded in itself
+CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that is not asked for this long is ended
+ALGORITHM_RETRY_SECONDS = 5.0
+PLANS_A_LOOK = 50  # then other Studies get their turn
+
+
+class Controller:
+    """Looks at Studies by uid, whenever the queue says so."""
+
+    def __init__(self, client: Client, store: Store, kinds: tuple[Kind, ...] = (JOBS,)) -> None:
+        self.store = store
+        self.queue: WorkQueue[str] = WorkQueue()
+        self._client = client
+        self._kinds = kinds
+        self._executor = Executor(client)
+
+    async def run(self) -> None:
+        """Work until canceled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(WORKERS):
+                    group.create_task(self._work())
+        finally:
+            for state in self.store.studies.values():
+                state.close()
+
+    async def _work(self) -> None:
+        while True:
+            uid = await self.queue.get()
+            state = self.store.studies.get(uid)
+            if state is None:
+                self.queue.done(uid)
+                self.queue.forget(uid)
+                continue
+            try:
+                await self._look(state)
+            except (RequestFailed, NameConflict) as failure:
+                self._refused(state, failure)
+            except Exception:
+                delay = self.queue.failed(uid)
+                log.exception("unexpected error; trying again in %.1f s", delay, extra=_keys(state))
+            else:
+                self.queue.done(uid)
+
+    async def _look(self, state: StudyState) -> None:
+        """Plan and execute until there is nothing more to do now."""
+        if state.raw["metadata"].get("deletionTimestamp"):
+            return  # its Trials and their workloads go with it
+        if not await self._prepare(state):
+            return
+        for _ in range(PLANS_A_LOOK):
+            self._settle(state)
+            now = datetime.now(UTC)
+            decided = plan(state.view(now))
+            changed, later = await self._executor.execute(state, decided.actions)
+            self._consult(state, decided.actions)
+            if later is not None:
+                self.queue.add_after(state.uid, later)
+            if not changed:
+                if decided.again_at is not None:
+                    self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
+                state.refused = ""
+                return
+        self.queue.add(state.uid)
+
+    # Before the first plan
+
+    async def _prepare(self, state: StudyState) -> bool:
+        """Read and accept the Study and list what belongs to it; whether there is something to plan."""
+        if state.study is None and not state.invalid:
+            try:
+                read_study({k: v for k, v in state.raw.items() if k != "status"})
+            except InvalidInput as error:
+                state.invalid = str(error)
+                await self._reject(state, _reason(error), str(error))
+                return False
+            state.study = read_study_object(state.raw)
+            if state.ledger is not None:
+                state.ledger.spec = state.study.spec
+        if state.study is None:
+            return False
+        if state.study.status.seed is None and not await self._accept(state, state.study):
+            return False
+        if state.ledger is None:
+            await self._list(state)
+        return True
+
+    async def _accept(self, state: StudyState, study: Study) -> bool:
+        """Try the first workload on the API server, then fix the seed; both before anything is created."""
+        seed = study.spec.seed if study.spec.seed is not None else secrets.randbelow(2**31)
+        if (message := await self._dry_run(state, study, seed)) is not None:
+            await self._reject(state, c.TEMPLATE_REJECTED, message)
+            return False
+        found = c.put(study.status.conditions, c.ACCEPTED, "True", c.VALID, "", datetime.now(UTC), study.metadata.generation)
+        await self._write(state, StudyStatus(seed=seed, conditions=found))
+        return True
+
+    async def _dry_run(self, state: StudyState, study: Study, seed: int) -> str | None:
+        problem = problem_of(study.spec, seed)
+        params = problem.space.sample(np.random.default_rng(0))
+        state.ledger, known = Ledger(study.spec, problem.space), state.ledger
+        proposal = Proposal(params, problem.max_budget)
+        trial = trial_of(state.view(datetime.now(UTC)), 0, proposal)
+        state.ledger = known
+        trial = trial.model_copy(update={"metadata": Metadata(name=trial.metadata.name, uid=study.metadata.uid)})
+        manifest = job_manifest(study, trial, problem.space)
+        manifest["metadata"]["name"] = f"{study.metadata.name}-dry-run"  # a Trial of an earlier Study may still have the name
+        try:
+            await self._client.create(JOBS, state.namespace, manifest, dry_run=True)
+        except RequestFailed as failure:
+            if failure.transient:
+                raise
+            return f"The API server refuses the first workload: {failure.message}"
+        return None
+
+    async def _reject(self, state: StudyState, reason: str, message: str) -> None:
+        state.invalid = message
+        status = StudyStatus.model_validate(state.raw.get("status") or {})
+        generation = state.raw["metadata"].get("generation")
+        found = c.put(status.conditions, c.ACCEPTED, "False", reason, message, datetime.now(UTC), generation)
+        if found != status.conditions:
+            await self._write(state, status.model_copy(update={"conditions": found, "observed_generation": generation}))
+        state.study = None
+
+    async def _write(self, state: StudyState, status: StudyStatus) -> None:
+        stored = await self._client.patch_status(
+            STUDIES, state.namespace, state.name, str(version_of(state.raw)), status.manifest()
+        )
+        state.raw = stored
+        if state.study is not None:
+            state.study = with_status(state.study, stored)
+
+    async def _list(self, state: StudyState) -> None:
+        """What belongs to the Study, from the API server itself: what is not in it is absent."""
+        assert state.study is not None and state.study.status.seed is not None
+        trials, workloads, pods = await list_everything(self._client, state, self._kinds)
+        space = problem_of(state.study.spec, state.study.status.seed).space
+        state.ledger = Ledger(state.study.spec, space, created=state.study.status.trials.created)
+        for trial in sorted(trials, key=lambda each: int(each["spec"]["number"])):
+            state.put_trial(trial)
+        for workload in workloads:
+            self.store.workload(None, workload)
+        for pod in pods:
+            self.store.pod(None, pod)
+        state.absent |= state.ledger.trials.keys() - state.workloads.keys()
+
+    async def resync(self) -> None:
+        """Compare with the API server what may have been missed: a watch that starts anew does not tell what was deleted."""
+        alive: dict[str, Object] = {}
+        namespaces = {state.namespace for state in self.store.studies.values()}
+        for namespace in namespaces:
+            alive |= {each["metadata"]["uid"]: each async for each in self._client.list(STUDIES, namespace)}
+        for uid, state in list(self.store.studies.items()):
+            if uid not in alive:
+                self.store.study("DELETED", state.raw)
+            elif state.ledger is not None:
+                state.ledger = None  # listed anew at the next look, which replaces all that is known
+                for known in (state.versions, state.workloads, state.pods, state.absent):
+                    known.clear()
+                state.put_study(alive[uid])
+                self.queue.add(uid)
+
+    # Between plans
+
+    def _settle(self, state: StudyState) -> None:
+        """Let go of what is gone for good, and tell the algorithm's view of the curves."""
+        assert state.ledger is not None
+        for number in list(state.ledger.uncleaned):
+            if number in state.absent and (seen := state.workload(number)).phase is Phase.ABSENT and seen.ended:
+                state.ledger.cleaned(number)
+                state.forget(number)
+        for number, live in state.live.items():
+            state.ledger.observe(number, live.curve)
+
+    def _consult(self, state: StudyState, actions: list[Action]) -> None:
+        question = next((each for each in actions if isinstance(each, Ask)), None)
+        if question is None:
+            return
+        assert state.study is not None and state.ledger is not None and state.study.status.seed is not None
+        if state.consultant is None:
+            spec = state.study.spec
+            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule)
+        if state.consultant.busy:
+            return
+        state.consultant.ask(state.ledger, question.first, question.count)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(state.consultant.fileno(), self._answered, state, state.consultant.fileno())
+        loop.call_later(state.consultant.timeout + 1, self._answered, state, None)
+
+    def _answered(self, state: StudyState, handle: int | None) -> None:
+        if state.consultant is None:
+            return
+        loop = asyncio.get_running_loop()
+        readable = state.consultant.busy and state.consultant.fileno()
+        answer = state.consultant.poll()
+        if answer is None:
+            return
+        if readable:
+            loop.remove_reader(readable)
+        state.consultation = answer
+        state.consulted = time.monotonic()
+        self.queue.add(state.uid)
+        if answer.error:
+            log.warning("the algorithm failed: %s", answer.error, extra=_keys(state))
+            if not answer.proposals:
+                loop.call_later(ALGORITHM_RETRY_SECONDS, self._ask_again, state)
+        loop.call_later(CONSULTANT_IDLE_SECONDS, self._end_idle, state)
+
+    def _ask_again(self, state: StudyState) -> None:
+        state.consultation = None
+        self.queue.add(state.uid)
+
+    def _end_idle(self, state: StudyState) -> None:
+        idle = time.monotonic() - state.consulted >= CONSULTANT_IDLE_SECONDS
+        if idle and state.consultant is not None and not state.consultant.busy:
+            state.close()
+
+    def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
+        wait = failure.retry_after if isinstance(failure, RequestFailed) else 0.0
+        delay = self.queue.failed(state.uid, wait)
+        state.refused = str(failure)
+        log.warning("%s; trying again in %.1f s", failure, delay, extra=_keys(state))
+
+
+def _reason(error: InvalidInput) -> str:
+    path = error.faults[0].path
+    if path.startswith("spec.parameters"):
+        return c.INVALID_SPACE
+    return c.TEMPLATE_REJECTED if path.startswith("spec.template") else c.INVALID_SETTINGS
+
+
+def _keys(state: StudyState) -> dict[str, str]:
+    return {"study": f"{state.namespace}/{state.name}"}

@@ -1,0 +1,195 @@
+"""Carrying out the planner's actions: the one place that writes.
+
+Trials are created in ascending number, each acknowledged before the next; what does not depend on one another is done at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, RequestFailed
+from hpo_operator.cluster.rendering import job_manifest, trial_manifest
+from hpo_operator.cluster.store import StudyState, version_of, with_status
+from hpo_operator.planner import (
+    Action,
+    Ask,
+    CreateTrial,
+    LookForWorkload,
+    StartWorkload,
+    StopWorkload,
+    WriteStudy,
+    WriteTrial,
+)
+from hpo_operator.resources import StudyStatus, Trial, TrialStatus
+
+CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
+STUDY_WRITE_SECONDS = 1.0
+
+
+class NameConflict(Exception):
+    """An object of the wanted name belongs to somebody else."""
+
+
+class Executor:
+    """Writes to the API server for all Studies, and keeps the store at what it has written."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
+        """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
+
+        Raises RequestFailed when a request fails in a way that a new plan on fresh knowledge does not mend, NameConflict when a
+        name is taken. What was done before that stands in the store.
+        """
+        try:
+            return await self._execute(state, actions)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
+        changed, later = False, None
+        limit = asyncio.Semaphore(CONCURRENCY)
+        async with asyncio.TaskGroup() as group:
+            for action in actions:
+                match action:
+                    case CreateTrial(trial):
+                        await self._create_trial(state, trial)
+                        changed = True
+                    case StartWorkload(number):
+                        group.create_task(self._limited(limit, self._start(state, number)))
+                        changed = True
+                    case WriteTrial(number, status):
+                        group.create_task(self._limited(limit, self._write_trial(state, number, status)))
+                        changed = True
+                    case StopWorkload(number):
+                        group.create_task(self._limited(limit, self._stop(state, number)))
+                    case LookForWorkload(number):
+                        group.create_task(self._limited(limit, self._look(state, number)))
+                        changed = True
+                    case WriteStudy(status):
+                        later = await self._write_study(state, status)
+                    case Ask():
+                        pass  # the caller's, who owns the worker processes
+        return changed, later
+
+    @staticmethod
+    async def _limited(limit: asyncio.Semaphore, work: Any) -> None:
+        async with limit:
+            await work
+
+    async def _create_trial(self, state: StudyState, trial: Trial) -> None:
+        assert state.study is not None and state.ledger is not None
+        try:
+            stored = await self._client.create(TRIALS, state.namespace, trial_manifest(state.study, trial))
+        except RequestFailed as failure:
+            if failure.status != 409:
+                raise
+            found = await self._client.get(TRIALS, state.namespace, trial.metadata.name)
+            if found is None:
+                raise
+            if not _owned_by(found, state.uid):
+                raise NameConflict(f"Trial {trial.metadata.name} belongs to another Study.") from None
+            stored = found
+        state.put_trial(stored)
+
+    async def _start(self, state: StudyState, number: int) -> None:
+        assert state.study is not None and state.ledger is not None
+        trial = state.ledger.trials[number]
+        manifest = job_manifest(state.study, trial, state.ledger.space)
+        try:
+            stored = await self._client.create(JOBS, state.namespace, manifest)
+        except RequestFailed as failure:
+            if failure.status != 409:
+                raise
+            found = await self._client.get(JOBS, state.namespace, trial.metadata.name)
+            if found is None:
+                raise
+            if not _owned_by(found, trial.metadata.uid):
+                raise NameConflict(f"Job {trial.metadata.name} belongs to somebody else.") from None
+            stored = found
+        known = state.workloads.get(number)
+        if known is None or version_of(known) < version_of(stored):
+            state.workloads[number] = stored
+        state.absent.discard(number)
+
+    async def _stop(self, state: StudyState, number: int) -> None:
+        known = state.workloads.get(number)
+        if known is None:
+            return
+        metadata = known["metadata"]
+        await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
+        state.workloads.pop(number, None)
+        state.absent.add(number)
+
+    async def _look(self, state: StudyState, number: int) -> None:
+        assert state.ledger is not None
+        found = await self._client.get(JOBS, state.namespace, f"{state.name}-{number}")
+        trial = state.ledger.trials.get(number)
+        if found is None or trial is None or not _owned_by(found, trial.metadata.uid):
+            state.absent.add(number)
+        else:
+            state.workloads[number] = found
+
+    async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
+        assert state.ledger is not None
+        name = state.ledger.trials[number].metadata.name
+        try:
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status.manifest())
+        except RequestFailed as failure:
+            if failure.status not in (404, 409):
+                raise
+            await self._refresh_trial(state, number, name)
+            return
+        state.put_trial(stored)
+
+    async def _refresh_trial(self, state: StudyState, number: int, name: str) -> None:
+        """Somebody else has written, or deleted, a Trial: take in what is there, and let the next plan decide on it."""
+        assert state.ledger is not None
+        found = await self._client.get(TRIALS, state.namespace, name)
+        if found is None or not _owned_by(found, state.uid):
+            state.ledger.remove(number)
+        else:
+            state.put_trial(found)
+
+    async def _write_study(self, state: StudyState, status: StudyStatus) -> float | None:
+        """Write the Study's status, at most once a second; gives the seconds to wait when it is too early."""
+        assert state.study is not None
+        wait = state.written + STUDY_WRITE_SECONDS - time.monotonic()
+        if wait > 0 and status.completion_time is None:
+            return wait
+        try:
+            stored = await self._client.patch_status(
+                STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw, status)
+            )
+        except RequestFailed as failure:
+            if failure.status not in (404, 409):
+                raise
+            found = await self._client.get(STUDIES, state.namespace, state.name)
+            if found is not None and found["metadata"]["uid"] == state.uid:
+                state.put_study(found)
+            return 0.0
+        state.written = time.monotonic()
+        state.raw = stored
+        state.study = with_status(state.study, stored)
+        return None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of several: one is enough to know that a new look is needed."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _replacing(raw: Object, status: StudyStatus) -> Object:
+    """A merge patch that makes the status equal to this one: fields that it does not have any more are nulled."""
+    wanted = status.manifest()
+    gone = {name: None for name in raw.get("status") or {} if name not in wanted}
+    return {**wanted, **gone}
+
+
+def _owned_by(found: Object, uid: str) -> bool:
+    return any(each.get("uid") == uid for each in found["metadata"].get("ownerReferences") or ())
