@@ -1,12 +1,13 @@
 """One YAML document as kubectl reads it, or a fault for each thing to mend.
 
-kubectl turns YAML into JSON by sigs.k8s.io/yaml, which knows YAML 1.1 in Go's own way: `1e-5` and `0o17` are numbers, `y` and `on`
-are booleans, `1:30` and dates are strings, a merge key takes effect where it stands. What comes back here is what the API server
-would see: whole numbers of 64 bits are int (1.0 too, for Go writes it as 1), all others float. The table in
+kubectl turns YAML into JSON by sigs.k8s.io/yaml, which knows YAML 1.1 in Go's own way: `1e-5` and `0o17` are numbers, `yes` and
+`on` are booleans, `1:30` and dates are strings, a merge key takes effect where it stands. What comes back here is what the API
+server would see: whole numbers of 64 bits are int (1.0 too, for Go writes it as 1), all others float. The table in
 tests/unit/operator/data/kubectl_yaml.json holds what kubectl's own modules answer.
 
-Only where kubectl would silently lose or alter what was written is this reader stricter: it refuses a key that stands twice, text
-after an end marker, a float as a key, an unknown tag.
+Where kubectl would silently lose or alter what was written, this reader is stricter: it refuses a key that stands twice, text after
+an end marker, a float as a key, an unknown tag. And in one thing it is kinder: `y` and `n`, which kubectl takes for true and false,
+are the strings that whoever names a parameter `y` means; a note says that on a cluster they need quotes.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ class Reading:
     def __init__(self, source: str) -> None:
         self.source = source
         self.faults: list[Fault] = []
+        self.notes: list[str] = []
         self.values = 0
 
     def fault(self, line: int, column: int, value: object, rule: str, remedy: str = "") -> None:
         self.faults.append(Fault(f"{self.source}:{line}:{column}", value, rule, remedy))
         if len(self.faults) == MAX_FAULTS:
             raise InvalidManifest(self.faults)
+
+    def note(self, line: int, column: int, text: str) -> None:
+        """Tell what can be read, but means something else to kubectl."""
+        self.notes.append(f"{self.source}:{line}:{column}: {text}")
 
     def fail(self, line: int, column: int, value: object, rule: str, remedy: str = "") -> NoReturn:
         """Tell a fault beyond which nothing can be read."""
@@ -87,11 +93,12 @@ def _refuse_controls(text: str, above: int, reading: Reading) -> None:
 
 # Scalars
 
+_LETTERS = {"y": "true", "Y": "true", "n": "false", "N": "false"}
 _WORDS: dict[str, Any] = {
     word: value
     for value, words in (
-        (True, "y Y yes Yes YES true True TRUE on On ON"),
-        (False, "n N no No NO false False FALSE off Off OFF"),
+        (True, "yes Yes YES true True TRUE on On ON"),
+        (False, "no No NO false False FALSE off Off OFF"),
         (None, "~ null Null NULL"),
         (math.nan, ".nan .NaN .NAN"),
         (math.inf, ".inf .Inf .INF +.inf +.Inf +.INF"),
@@ -282,7 +289,12 @@ class _Document:
         if event.style == '"':
             self._refuse_escapes(event)
         if event.tag is None:
-            return plain(text) if event.implicit[0] else text
+            if not event.implicit[0]:
+                return text
+            if text in _LETTERS:
+                rule = f"kubectl reads an unquoted {text} as {_LETTERS[text]}, here it is the text"
+                self._reading.note(*self._place(event), f"{rule}. Quote it for use on a cluster: '{text}'.")
+            return plain(text)
         if event.tag in ("!", f"{_TAG}str", f"{_TAG}merge"):
             return text
         name = event.tag.removeprefix(_TAG)

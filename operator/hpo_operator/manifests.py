@@ -10,6 +10,7 @@ import codecs
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class Document:
     source: str
     line: int
     others: int = 0  # documents of other kinds beside it, once it is picked as the Study
+    notes: tuple[str, ...] = ()  # what means something else to kubectl
 
     @property
     def place(self) -> str:
@@ -79,8 +81,9 @@ def read_documents(text: str, source: str) -> list[Document]:
         _refuse(source, f"is longer than {MAX_BYTES:,} characters", "Split it.")
     documents: list[Document] = []
     for value, line in _values(text.replace("\r\n", "\n"), reading):
+        notes, reading.notes = tuple(reading.notes), []
         if isinstance(value, dict):
-            documents.append(Document(value, source, line))
+            documents.append(Document(value, source, line, notes=notes))
         elif value is not None:
             what = "a list" if isinstance(value, list) else "a single value"
             remedy = "Does a space lack after a ':'?" if isinstance(value, str) and ":" in value else ""
@@ -147,33 +150,40 @@ def _parts(text: str, start: int, reading: Reading) -> Iterator[tuple[str, int]]
         yield "\n".join(part) + "\n", above
 
 
-_BLANK = re.compile(r"[ \t\n\r]*")
-
-
 def _objects(text: str, reading: Reading) -> tuple[list[tuple[Value, int]], int]:
     """The JSON values at the beginning of a text, and where in it YAML begins: a single one may turn out to be YAML after all."""
     found: list[tuple[Value, int]] = []
-    position = 0
-    while (start := _BLANK.match(text, position).end()) < len(text):  # type: ignore[union-attr]
-        line, column = text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
+    position = seen = margin = 0
+    line = 1
+    while (start := _next_ink(text, position)) < len(text):
+        line += text.count("\n", seen, start)
+        margin = max(margin, text.rfind("\n", seen, start) + 1)
+        column, seen = start - margin + 1, start
         strict = _StrictJSON()
         try:
-            value, end = strict.raw_decode(text, start)
+            value, position = strict.raw_decode(text, start)
         except RecursionError:
             reading.fail(line, column, None, TOO_DEEP)
         except ValueError as error:
             if len(found) > 1:
                 at = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else (line, column)
-                reading.fail(*at, None, f"this is no JSON: {str(error).partition(':')[0]}")
-            break
+                said = str(error).partition(":")[0]
+                reading.fail(*at, None, f"this is no JSON, as all above it is: {said[:1].lower()}{said[1:]}")
+            return found, position
         for refused, rule, remedy in strict.faults:
             reading.fault(line, column, refused, rule, remedy)
         _measure(value, line, column, reading)
         found.append((value, line))
-        position = end
-    else:
-        return found, len(text)
-    return found, position
+    return found, len(text)
+
+
+def _next_ink(text: str, position: int) -> int:
+    """Where the next character stands that is not one of JSON's blanks."""
+    match = _INK.search(text, position)
+    return match.start() if match else len(text)
+
+
+_INK = re.compile(r"[^ \t\n\r]")
 
 
 def _refuse_rest(text: str, start: int, reading: Reading) -> None:
@@ -194,8 +204,7 @@ class _StrictJSON(json.JSONDecoder):
     def _object(self, pairs: list[tuple[str, Value]]) -> dict[str, Value]:
         data = dict(pairs)
         if len(data) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             self.faults.append((twice, "stands twice in one object of this document", "Take one of them away."))
         return data
 

@@ -1,0 +1,71 @@
+"""The examples are what a newcomer copies: each is read without a fault or a warning, and names only what exists."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+from hpo_algorithms import Space
+from hpo_operator.manifests import read_file, study_document
+from hpo_operator.validation import notes, read_study
+
+EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/study.yaml"))
+SHOWN = {"digits-svm", "digits-mlp", "command-line-program"}
+
+
+@pytest.fixture(params=EXAMPLES, ids=[path.parent.name for path in EXAMPLES])
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def data(path):
+    return study_document(read_file(path), str(path)).data
+
+
+def container(data):
+    (only,) = data["spec"]["template"]["job"]["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_the_examples_that_the_documentation_shows_are_there():
+    assert {path.parent.name for path in EXAMPLES} >= SHOWN
+
+
+def test_an_example_holds_one_Study_named_like_its_folder(path, data):
+    assert data["metadata"] == {"name": path.parent.name}
+    assert study_document(read_file(path), str(path)).others == 0
+
+
+def test_its_parameters_are_a_search_space_as_they_stand(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        space = Space.from_spec(data["spec"]["parameters"])
+    assert space.warnings == ()
+    assert len(space) == len(data["spec"]["parameters"])
+
+
+def test_it_is_a_valid_Study_that_ends_by_itself_and_nothing_in_it_is_remarkable(data):
+    assert notes(read_study(data).spec) == []
+
+
+def test_its_command_names_programs_and_parameters_that_exist(path, data):
+    command = container(data)["command"]
+    programs = [part for part in command if part.endswith(".py")]
+    assert programs
+    assert all((path.parent / program).is_file() for program in programs)
+    variables = set(re.findall(r"\$\(HPO_PARAM_(\w+)\)", " ".join(command)))
+    names = {parameter["name"].upper() for parameter in data["spec"]["parameters"]}
+    assert variables in (set(), names)
+
+
+def test_a_Trial_of_it_asks_for_one_core_and_uses_no_more(data):
+    trial = container(data)
+    assert trial["resources"]["limits"]["cpu"] == "1"
+    assert {"name": "OMP_NUM_THREADS", "value": "1"} in trial["env"]
+
+
+def test_it_is_explained_on_half_a_page(path):
+    lines = (path.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert 5 <= len(lines) <= 20
