@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpo_algorithms.errors import Fault, nearest
@@ -17,6 +16,7 @@ from hpo_algorithms.parameters import (
     Int,
     Ordinal,
     Parameter,
+    Value,
     steps_within,
 )
 
@@ -26,14 +26,18 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 MAX_PARAMETERS = 100
 MAX_CHOICES = 100
 MAX_TEXT = 256
-LARGEST = 1e150  # a float beyond it cannot be squared
+LARGEST, SMALLEST = 1e150, 1e-150  # a float beyond them cannot be squared
+NARROWEST = 1e-9  # of a float's size: a narrower range has too few values that can be told apart
+FINEST = 1e-10  # of a float's size: steps below it are lost in rounding
+IN_REACH = f"must be 0 or a finite number between {SMALLEST:g} and {LARGEST:g} in size"
+YAML_NUMBER = "Take away the quotes; YAML 1.1 also wants 1.0e-5 for 1e-5."
 
 
 def read_parameters(spec: object) -> tuple[list[Parameter], list[Fault], list[str]]:
     """The parameters that could be read, every fault found, and notes on what is legal but was changed."""
-    reading = _Reading()
     if not isinstance(spec, Sequence) or isinstance(spec, str):
         return [], [Fault("", spec, "must be a list of parameters")], []
+    reading = _Reading(each.get("name") for each in spec if isinstance(each, Mapping))
     if not spec:
         reading.fault("", None, "is empty", "Name at least one parameter to search over.")
     if len(spec) > MAX_PARAMETERS:
@@ -47,8 +51,9 @@ def read_parameters(spec: object) -> tuple[list[Parameter], list[Fault], list[st
 class _Reading:
     """One pass over the list; remembers the parameters read so far, for `when` looks back at them."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[object]) -> None:
         self.known: dict[str, Parameter] = {}
+        self._names = [name for name in names if isinstance(name, str)]
         self.faults: list[Fault] = []
         self.notes: list[str] = []
         self._read: set[str] = set()
@@ -70,7 +75,7 @@ class _Reading:
             self.fault(path, None, f"{rule}; exactly one of {', '.join(KINDS)} is needed")
             return
         before = len(self.faults)
-        when = self._when(f"{path}.when", entry.get("when"))
+        when = self._when(f"{path}.when", entry.get("when"), name)
         kind = kinds[0]
         parameter: Parameter | None = getattr(self, f"_{kind}")(f"{path}.{kind}", name, entry[kind], when)
         if parameter is not None and len(self.faults) == before:
@@ -101,14 +106,20 @@ class _Reading:
         log = self._scale(path, entry)
         if low is None or high is None or not self._range(path, low, high, log, entry.get("step")):
             return None
+        size = max(abs(low), abs(high))
+        if high - low < NARROWEST * size:
+            remedy = "Search over the difference from min, and add it in the program."
+            self.fault(f"{path}.max", high, "makes the range too narrow for its values to be told apart", remedy)
+            return None
+        if step is not None and step < FINEST * size:
+            self.fault(f"{path}.step", step, "is too small for the range", "Leave step out.")
+            return None
         if step is not None:
-            high, step = float(high), float(step)
-            reached = low + steps_within(low, high, step) * step
-            if not math.isclose(reached, high, rel_tol=1e-9, abs_tol=1e-9 * step):
-                high = round(reached, 12)
-                self.notes.append(
-                    f"parameter '{name}': steps of {step!r} from {low!r} end at {high!r}, short of max {entry['max']!r}"
-                )
+            step = float(step)
+            reached = float(f"{low + steps_within(low, high, step) * step:.15g}")
+            if high - reached > 1e-6 * step:
+                self.notes.append(f"parameter '{name}': steps of {step!r} from {low!r} end at {reached!r}, short of max {high!r}")
+                high = reached
         return Float(name, float(low), float(high), log, step, when)
 
     def _int(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Int | None:
@@ -121,7 +132,7 @@ class _Reading:
         if low is None or high is None or step is None or not self._range(path, low, high, log, entry.get("step")):
             return None
         if high - low >= MAX_INT_VALUES or (log and high > MAX_LOG_INT):
-            self.fault(path, entry["max"], "makes the range too wide for an int", "Use a float and round it in the program.")
+            self.fault(f"{path}.max", high, "makes the range too wide for an int", "Use a float and round it in the program.")
             return None
         reached = low + (high - low) // step * step
         if reached != high:
@@ -131,8 +142,11 @@ class _Reading:
     def _ordinal(self, path: str, name: str, entry: object, when: tuple[Condition, ...]) -> Ordinal | None:
         values = self._list(path, entry, "values")
         for place, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                self.fault(f"{path}.values[{place}]", value, "must be a finite number", "For names use a categorical.")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                remedy = YAML_NUMBER if _looks_like_number(value) else "For names use a categorical."
+                self.fault(f"{path}.values[{place}]", value, "must be a number", remedy)
+            elif not _in_reach(value):
+                self.fault(f"{path}.values[{place}]", value, IN_REACH)
             elif place and isinstance(values[place - 1], int | float) and not value > values[place - 1]:
                 self.fault(f"{path}.values[{place}]", value, f"must be greater than the one before it ({values[place - 1]!r})")
         return Ordinal(name, tuple(values), when) if values else None
@@ -141,30 +155,52 @@ class _Reading:
         choices = self._list(path, entry, "choices")
         for place, choice in enumerate(choices):
             if not isinstance(choice, str):
-                remedy = "For numbers use an ordinal." if isinstance(choice, int | float) and not isinstance(choice, bool) else ""
-                self.fault(f"{path}.choices[{place}]", choice, "must be a string", remedy or f"Quote it: '{choice}'.")
+                number = isinstance(choice, int | float) and not isinstance(choice, bool)
+                remedy = "For numbers use an ordinal." if number else f"Quote it: '{str(choice).lower()}'."
+                self.fault(f"{path}.choices[{place}]", choice, "must be a string", remedy)
             elif not choice or len(choice) > MAX_TEXT:
                 self.fault(f"{path}.choices[{place}]", choice, f"must have 1 to {MAX_TEXT} characters")
             elif choice in choices[:place]:
                 self.fault(f"{path}.choices[{place}]", choice, "stands twice")
         return Categorical(name, tuple(choices), when) if choices else None
 
-    def _when(self, path: str, entry: object) -> tuple[Condition, ...]:
+    def _when(self, path: str, entry: object, name: str) -> tuple[Condition, ...]:
         if entry is None:
             return ()
         if not isinstance(entry, list | tuple) or len(entry) > 8:
             self.fault(path, entry, "must be a list of at most 8 conditions like {parameter: optimizer, in: [sgd]}")
             return ()
-        return tuple(c for place, each in enumerate(entry) if (c := self._condition(f"{path}[{place}]", each)))
+        found = tuple(c for place, each in enumerate(entry) if (c := self._condition(f"{path}[{place}]", each, name)))
+        if parent := self._contradiction(found):
+            self.fault(path, None, f"can never hold, for '{parent}' cannot have all the values that it needs at once")
+        return found
 
-    def _condition(self, path: str, entry: object) -> Condition | None:
+    def _contradiction(self, when: tuple[Condition, ...]) -> str:
+        """The parameter of which conditions, with those of the parents they name, ask what it cannot be; empty if there is none."""
+        needed: dict[str, set[Value]] = {}
+        waiting, met = list(when), set(when)
+        while waiting:
+            condition = waiting.pop()
+            parent = condition.parameter
+            needed[parent] = needed.get(parent, set(condition.values)) & set(condition.values)
+            if not needed[parent]:
+                return parent
+            fresh = [each for each in self.known[parent].when if each not in met]
+            met.update(fresh)
+            waiting += fresh
+        return ""
+
+    def _condition(self, path: str, entry: object, name: str) -> Condition | None:
         if not self._fields(path, entry, ("parameter", "in"), ("parameter", "in")):
             return None
         assert isinstance(entry, Mapping)
-        parent = self.known.get(entry["parameter"]) if isinstance(entry["parameter"], str) else None
+        wanted = entry["parameter"]
+        parent = self.known.get(wanted) if isinstance(wanted, str) else None
         if parent is None:
-            remedy = nearest(entry["parameter"], list(self.known)) or "It is the first one."
-            self.fault(f"{path}.parameter", entry["parameter"], "is not a parameter that stands earlier in the list", remedy)
+            later = wanted in self._names[self._names.index(name) + 1 :]
+            if later or wanted == name or wanted not in self._names:  # else it stands earlier, and is itself at fault
+                remedy = "Move it before this one." if later else nearest(wanted, list(self.known)) or "This one is the first."
+                self.fault(f"{path}.parameter", wanted, "is not a parameter that stands earlier in the list", remedy)
             return None
         if parent.count is None or isinstance(parent, Float):
             self.fault(f"{path}.parameter", parent.name, "is a float, which cannot carry a condition", "Make it an ordinal.")
@@ -195,12 +231,12 @@ class _Reading:
 
     def _number(self, path: str, entry: Mapping[str, Any], field: str) -> float | None:
         value = entry[field]
-        if isinstance(value, str) and _looks_like_number(value):
-            self.fault(f"{path}.{field}", value, "is a string", "Take away the quotes; YAML 1.1 also wants 1.0e-5 for 1e-5.")
+        if _looks_like_number(value):
+            self.fault(f"{path}.{field}", value, "is a string", YAML_NUMBER)
         elif isinstance(value, bool) or not isinstance(value, int | float):
             self.fault(f"{path}.{field}", value, "must be a number")
-        elif not math.isfinite(value) or abs(value) > LARGEST:
-            self.fault(f"{path}.{field}", value, f"must be a finite number of at most {LARGEST:g} in size")
+        elif not _in_reach(value):
+            self.fault(f"{path}.{field}", value, IN_REACH)
         else:
             return value
         return None
@@ -230,10 +266,12 @@ class _Reading:
             self.fault(f"{path}.min", low, "must be greater than 0 on a Log scale")
         if log and step is not None:
             self.fault(f"{path}.step", step, "cannot be combined with a Log scale", "Drop one, or list the values as an ordinal.")
-        elif isinstance(step, int | float) and step <= 0:
+        elif not isinstance(step, int | float) or isinstance(step, bool) or not _in_reach(step):
+            pass  # absent, or found wrong before
+        elif step <= 0:
             self.fault(f"{path}.step", step, "must be greater than 0")
-        elif isinstance(step, int | float) and (high - low) / step >= MAX_INT_VALUES:
-            self.fault(f"{path}.step", step, "is too small for the range", "Leave step out.")
+        elif step > high - low > 0:
+            self.fault(f"{path}.step", step, f"must be at most max - min ({high - low!r})", "Leave step out.")
         return len(self.faults) == before
 
     def _list(self, path: str, entry: object, field: str) -> tuple[Any, ...]:
@@ -247,9 +285,15 @@ class _Reading:
         return tuple(values)
 
 
-def _looks_like_number(text: str) -> bool:
+def _in_reach(value: float) -> bool:
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
+def _looks_like_number(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
     try:
-        float(text)
+        float(value)
     except ValueError:
         return False
     return True

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from hpo_algorithms.errors import Fault, InvalidReport, InvalidSettings
 from hpo_algorithms.registry import build
 from hpo_algorithms.seams import Algorithm
@@ -33,7 +35,7 @@ class Optimizer:
         objectives: how many losses each result has.
         given: configurations to try first.
 
-    Raises InvalidSettings with every fault found.
+    Raises InvalidSettings with every fault found, InvalidParameters where a given configuration is none of the space.
 
     >>> space = Space.from_spec([{"name": "x", "float": {"min": -5, "max": 5}}])
     >>> optimizer = Optimizer(space, algorithm={"random": {}}, seed=0)
@@ -109,16 +111,18 @@ class Optimizer:
         values = _losses(losses, self.problem.objectives, number)
         if state is not None and state not in ENDINGS:
             raise InvalidReport(f"state: {state!r}: must be one of {', '.join(ENDINGS)}")
-        if step is not None and (isinstance(step, bool) or step != int(step) or step < 0):
+        if step is not None and (not _whole(step) or step < 0):
             raise InvalidReport(f"step: {step!r}: must be a whole number of at least 0")
         if values is None and state in (None, "done"):
             raise InvalidReport(f"losses: Trial {number} needs a loss. For one without a result say state='failed'.")
-        curve = trial.curve
+        curve, reached = trial.curve, trial.budget if state in (None, "done") else trial.step
+        if step is not None:
+            step, reached = int(step), max(int(step), trial.step or 0)
         if values is not None and step is not None:
-            curve = (*(point for point in curve if point[0] < step), (step, values[0]))
-        reached = step if step is not None else (trial.budget if state in (None, "done") else trial.step)
+            # A point told again replaces the first one: a program that was restarted goes through some steps twice.
+            curve = tuple(sorted({**dict(curve), step: values[0]}.items()))
         if state is None and step is not None and trial.budget is not None and step < trial.budget:
-            self._history[number] = dataclasses.replace(trial, curve=curve, step=step)
+            self._history[number] = dataclasses.replace(trial, curve=curve, step=reached)
             return
         ending = ENDINGS[state or "done"]
         if values is None and ending is State.STOPPED and curve:
@@ -161,11 +165,17 @@ class Optimizer:
         return trial
 
 
+def _whole(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer):
+        return False
+    return not isinstance(value, float) or value.is_integer()
+
+
 def _budget(budget: Sequence[int] | None) -> tuple[int | None, int | None]:
     if budget is None:
         return None, None
-    pair = tuple(budget)
-    if len(pair) != 2 or any(isinstance(b, bool) or b != int(b) for b in pair) or not 1 <= pair[0] <= pair[1]:
+    pair = tuple(budget) if isinstance(budget, Iterable) else ()
+    if len(pair) != 2 or not all(_whole(each) for each in pair) or not 1 <= pair[0] <= pair[1]:
         raise InvalidSettings([Fault("budget", budget, "must be two whole numbers, 1 <= min <= max", "For example (1, 27).")])
     return int(pair[0]), int(pair[1])
 
@@ -173,7 +183,11 @@ def _budget(budget: Sequence[int] | None) -> tuple[int | None, int | None]:
 def _losses(losses: float | Sequence[float] | None, objectives: int, number: int) -> tuple[float, ...] | None:
     if losses is None:
         return None
-    values = tuple(float(loss) for loss in (losses if isinstance(losses, Iterable) else (losses,)))
+    try:
+        several: Sequence[Any] = losses if np.ndim(losses) else [losses]  # type: ignore[assignment]
+        values = tuple(float(loss) for loss in several)
+    except (TypeError, ValueError):
+        raise InvalidReport(f"losses: {losses!r}: must be a number, or one for each objective") from None
     if len(values) != objectives:
         raise InvalidReport(f"losses: Trial {number} was told {len(values)}, but there are {objectives} objectives")
     return values

@@ -34,7 +34,8 @@ class Parameter(Protocol):
     `count` is the number of values, None where they are continuous; indices run from 0 to count - 1. `encode` and `decode` map to
     and from [0, 1], and `snap` moves an array of unit coordinates to those of the values that they decode to. `levels` and `level`
     list the values for a grid, a continuous range cut into `points`. `refusal` says why a value is not one of this
-    parameter's (empty when it is), `canonical` gives the very value that `decode` would, and `parse` reads `text_of`.
+    parameter's (empty when it is), `canonical` gives it the parameter's type (on a lattice also the lattice's own value, a float
+    between lattice points stays as it was given), and `parse` reads `text_of`.
     """
 
     @property
@@ -140,8 +141,10 @@ class Float:
         return np.asarray((np.clip(np.floor(u * count), 0, count - 1) + 0.5) / count)
 
     def at(self, index: int) -> float:
-        assert self.step is not None
-        return self.low if index == 0 else min(round(self.low + index * self.step, self._decimals), self.high)
+        assert self.step is not None and self.count is not None
+        if index == 0:
+            return self.low
+        return self.high if index == self.count - 1 else round(self.low + index * self.step, self._decimals)
 
     def levels(self, points: int) -> int:
         return self.count or points
@@ -153,11 +156,12 @@ class Float:
 
     def refusal(self, value: object) -> str:
         """Why a value is not one of this parameter's; empty when it is."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return "must be a finite number"
         if not self.low <= value <= self.high:
-            return f"must lie in [{self.low!r}, {self.high!r}]"
-        if self.step is not None and abs(self.at(self.index(value)) - value) > 1e-9 * self.step:
+            finite = isinstance(value, int) or math.isfinite(value)
+            return f"must lie in [{self.low!r}, {self.high!r}]" if finite else "must be a finite number"
+        if self.step is not None and abs(self.at(self.index(value)) - value) > max(1e-9 * self.step, 10.0**-self._decimals):
             return f"must be a whole number of steps of {self.step!r} above {self.low!r}"
         return ""
 
@@ -293,8 +297,11 @@ class Categorical(_Discrete):
 
 
 def steps_within(low: float, high: float, step: float) -> int:
-    """How many whole steps fit between low and high, forgiving the rounding of decimal fractions."""
-    return math.floor((high - low) / step + 1e-9)
+    """How many whole steps fit between low and high, forgiving the rounding of decimal fractions.
+
+    A float that was written in decimals is off by 1e-16 of its size, which is the more steps the smaller they are.
+    """
+    return math.floor((high - low) / step + 1e-9 + 1e-14 * max(abs(low), abs(high)) / step)
 
 
 def refusal_of_choice(value: object, choices: Sequence[Value]) -> str:

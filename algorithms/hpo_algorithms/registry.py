@@ -22,6 +22,7 @@ ALGORITHMS: dict[str, str] = {
     "sobol": "hpo_algorithms.samplers.sobol:Sobol",
     "grid": "hpo_algorithms.samplers.grid:Grid",
     "tpe": "hpo_algorithms.samplers.tpe:TPE",
+    "gp": "hpo_algorithms.samplers.gp:GaussianProcess",
 }
 
 SCHEDULES: dict[str, str] = {

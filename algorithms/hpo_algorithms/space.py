@@ -57,9 +57,11 @@ class Space:
         parameters, faults, notes = read_parameters(spec)
         if faults:
             raise InvalidSpace(faults)
+        space = cls(parameters, notes)
+        _ = space.size  # counted here, so that conditions too entangled for it are refused at the door
         for note in notes:
             warnings.warn(note, SpaceWarning, stacklevel=2)
-        return cls(parameters, notes)
+        return space
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -117,7 +119,7 @@ class Space:
                 i = self.names.index(condition.parameter)
                 parent = self.parameters[i]
                 allowed = np.array([parent.encode(value) for value in condition.values])
-                near = np.abs(snapped[:, i, None] - allowed[None, :]) < 1e-9
+                near = np.abs(snapped[:, i, None] - allowed[None, :]) < _spacing(parent) / 4
                 snapped[~near.any(axis=1), j] = np.nan  # also where the parent is NaN, hence inactive itself
         return snapped
 
@@ -133,6 +135,8 @@ class Space:
 
     def validate(self, params: Mapping[str, object], path: str = "") -> dict[str, Value]:
         """A configuration in canonical form: typed, ordered, complete. Raises InvalidParameters with every fault found."""
+        if not isinstance(params, Mapping):
+            raise InvalidParameters([Fault(path, params, "must be a mapping of parameters to values")])
         faults = [
             Fault(_at(path, name), params[name], "is not a parameter of this space", nearest(name, self.names))
             for name in params
@@ -197,6 +201,12 @@ class Space:
             if self.key(params := self.enumeration.at(permuted(index, size, seed))) not in seen:
                 return params
         return None
+
+
+def _spacing(parent: Parameter) -> float:
+    """The least distance of two values of a discrete parameter in the unit interval: that of the last two, on either scale."""
+    assert parent.count is not None
+    return 1.0 if parent.count == 1 else parent.encode(parent.at(parent.count - 1)) - parent.encode(parent.at(parent.count - 2))
 
 
 def _at(path: str, name: str) -> str:

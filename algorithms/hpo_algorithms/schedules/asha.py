@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hpo_algorithms.errors import Fault
-from hpo_algorithms.schedules.rungs import budget_needed, rungs
+from hpo_algorithms.schedules.requirements import budget_needed, one_objective
+from hpo_algorithms.schedules.rungs import fit_to_rise, rungs
 from hpo_algorithms.settings import setting
 from hpo_algorithms.trials import History, Place, Problem, Slot, Stop, Trial
 
@@ -25,18 +27,19 @@ class ASHA:
     eta: int = setting(3, "One in eta is promoted; also the ratio of neighbouring budgets.", minimum=2, maximum=16)
 
     def errors(self, problem: Problem) -> Sequence[Fault]:
-        return budget_needed(problem, "asha")
+        return [*budget_needed(problem, "asha"), *one_objective(problem, "asha")]
 
     def places(self, problem: Problem, history: History, count: int, exhausted: bool) -> Sequence[Place]:
-        assert problem.min_budget is not None and problem.max_budget is not None
-        budgets = rungs(problem.min_budget, problem.max_budget, self.eta)
-        found = [
-            Place(budgets[rung + 1], Slot(rung=rung + 1, member=trial.slot.member), trial.number)
-            for rung in reversed(range(len(budgets) - 1))
-            for trial in self._promotable(history, rung)
-        ][:count]
-        first = len(history) + len(found)
+        budgets = self._budgets(problem)
+        on = _by_rung(history, len(budgets))
+        found: list[Place] = []
+        for rung in reversed(range(len(budgets) - 1)):
+            ended = [trial for trial in on[rung] if not trial.active]
+            for trial in _not_risen(fit_to_rise(ended)[: len(ended) // self.eta], on[rung + 1]):
+                found.append(Place(budgets[rung + 1], Slot(rung=rung + 1, member=trial.slot.member), trial.number))
+        del found[count:]
         if not exhausted:
+            first = len(history) + len(found)
             found += [Place(budgets[0], Slot(rung=0, member=first + i)) for i in range(count - len(found))]
         return found
 
@@ -44,24 +47,28 @@ class ASHA:
         return ()
 
     def donors(self, problem: Problem, history: History) -> frozenset[int]:
-        assert problem.min_budget is not None and problem.max_budget is not None
-        top = len(rungs(problem.min_budget, problem.max_budget, self.eta)) - 1
-        promoted = {(trial.slot.rung, trial.slot.member) for trial in history if trial.slot.rung}
-        return frozenset(
-            trial.number
-            for trial in history
-            if trial.slot.rung is not None
-            and trial.slot.rung < top
-            and not trial.active
-            and trial.loss < float("inf")
-            and (trial.slot.rung + 1, trial.slot.member) not in promoted
-        )
+        """All that have not risen: as its rung fills, any of them may come to stand among the best 1/eta."""
+        on = _by_rung(history, len(self._budgets(problem)))
+        return frozenset(trial.number for here, above in pairwise(on) for trial in _not_risen(fit_to_rise(here), above))
 
     def finished(self, problem: Problem, history: History) -> str:
         return ""
 
-    def _promotable(self, history: History, rung: int) -> list[Trial]:
-        ended = [trial for trial in history if trial.slot.rung == rung and not trial.active]
-        best = sorted(ended, key=lambda trial: (trial.loss, trial.number))[: len(ended) // self.eta]
-        promoted = {trial.slot.member for trial in history if trial.slot.rung == rung + 1}
-        return [t for t in best if t.slot.member not in promoted and t.loss < float("inf")]
+    def _budgets(self, problem: Problem) -> tuple[int, ...]:
+        assert problem.min_budget is not None and problem.max_budget is not None
+        return rungs(problem.min_budget, problem.max_budget, self.eta)
+
+
+def _by_rung(history: History, count: int) -> list[list[Trial]]:
+    """The Trials on each rung; those without one, given a place by somebody else, stand on none."""
+    on: list[list[Trial]] = [[] for _ in range(count)]
+    for trial in history:
+        if trial.slot.rung is not None and trial.slot.rung < count:
+            on[trial.slot.rung].append(trial)
+    return on
+
+
+def _not_risen(trials: Sequence[Trial], above: Sequence[Trial]) -> list[Trial]:
+    """A promotion is read from the slots on the rung above, whatever the ranking says by now."""
+    risen = {trial.slot.member for trial in above}
+    return [trial for trial in trials if trial.slot.member not in risen]

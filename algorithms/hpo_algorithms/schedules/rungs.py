@@ -1,11 +1,11 @@
-"""Budgets as a geometric series, in integers."""
+"""Budgets as a geometric series, in integers, and who may rise from one rung to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 
-from hpo_algorithms.errors import Fault
-from hpo_algorithms.trials import Problem
+from hpo_algorithms.trials import State, Trial
 
 
 def rungs(min_budget: int, max_budget: int, eta: int) -> tuple[int, ...]:
@@ -22,9 +22,20 @@ def rungs(min_budget: int, max_budget: int, eta: int) -> tuple[int, ...]:
     return tuple(max_budget // power for power in reversed(powers))
 
 
-def budget_needed(problem: Problem, schedule: str) -> Sequence[Fault]:
-    """The fault of a Study that names a schedule of rungs but no budget to divide."""
-    if problem.min_budget is not None and problem.max_budget is not None:
-        return ()
-    remedy = "Add budget: {min: 1, max: 27, unit: epochs}."
-    return [Fault(f"schedule.{schedule}", None, "needs a budget, for it decides how far each Trial trains", remedy)]
+def fit_to_rise(trials: Iterable[Trial]) -> list[Trial]:
+    """The Trials that reached their budget with a result, best first.
+
+    Those that keep the outcome constraints come first, then those that break them least. What failed, was stopped, or has no
+    finite loss never rises; a loss of minus infinity is a result like any other.
+    """
+    fit = [
+        (0.0 if trial.violation <= 0 else _broken(trial.violation), trial.losses[0], trial.number, trial)
+        for trial in trials
+        if trial.state is State.DONE and trial.losses and trial.losses[0] < math.inf  # nor is NaN
+    ]
+    fit.sort()  # numbers differ, so that Trials are never compared
+    return [trial for *_, trial in fit]
+
+
+def _broken(violation: float) -> float:
+    return math.inf if math.isnan(violation) else violation

@@ -1,0 +1,107 @@
+"""Two unlike Gaussian processes on the same Trials, and their opinion taken together.
+
+One looks at winsorised losses and expects short length scales, the other at half-ranked ones and expects long ones. Where one is
+misled, by an outlier or by a function rougher than it expects, the other mostly is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hpo_algorithms.gp.model import GP, Prior, fit
+from hpo_algorithms.gp.outputs import half_ranked, winsorised
+
+FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
+NORMAL = 1e6  # degrees of freedom from which a Student distribution is a normal one
+CONDITIONED = 300  # points that the posterior is conditioned on
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """How one model of the ensemble sees the losses, and what it expects of its length scales in one dimension."""
+
+    outputs: Callable[[np.ndarray], np.ndarray]
+    prior: Prior
+
+
+MEMBERS = (Member(winsorised, Prior(scale=0.0)), Member(half_ranked, Prior(scale=math.sqrt(2))))
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Fitted models, each with the best value that it believes in: the lowest mean at a known point, for noise flatters results."""
+
+    models: tuple[GP, ...]
+    bests: tuple[float, ...]
+
+    @classmethod
+    def of(cls, F: np.ndarray, y: np.ndarray, owner: np.ndarray, members: Sequence[Member] = MEMBERS, steps: int = 20) -> Ensemble:
+        """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one."""
+        finite = np.isfinite(y)
+        y = np.where(finite, y, y[finite].max())
+        few, many = thinned(y, FITTED), thinned(y, CONDITIONED)
+        models: list[GP] = []
+        for member in members:
+            target = member.outputs(y)
+            prior = member.prior
+            if models:
+                # The first says how much is noise: the others, made to expect little variation, would call it all noise.
+                noise = max(float(models[0].theta[-1]), prior.noise)
+                prior = replace(prior, noise=noise, freedom=NORMAL)
+            theta = fit(F[few], target[few], owner, prior, steps)
+            models.append(GP(F[many], target[many], owner, theta))
+        return cls(tuple(models), ()).expecting(F[many])
+
+    def pending(self, F: np.ndarray) -> Ensemble:
+        """As if the points F, shape (m, D), had been evaluated, each with the loss that the model expects of it [Desautels2014].
+
+        What is expected of them is also what others have to improve on: else all would go to the same basin.
+
+        [Desautels2014] T. Desautels et al., Parallelizing exploration-exploitation tradeoffs, JMLR 15, 2014.
+        """
+        if not len(F):
+            return self
+        expected = [model.predict(F)[0] for model in self.models]
+        models = tuple(model.given(F, y) for model, y in zip(self.models, expected, strict=True))
+        return Ensemble(models, tuple(min(best, float(y.min())) for best, y in zip(self.bests, expected, strict=True)))
+
+    def expecting(self, F: np.ndarray) -> Ensemble:
+        """With the lowest mean at the points F as the best there is."""
+        return Ensemble(self.models, tuple(float(model.predict(F)[0].min()) for model in self.models))
+
+    @property
+    def insight(self) -> float:
+        """Rank correlation between each target and what the other points say of it, mean over models: 1 knows all, 0 nothing."""
+        return float(np.mean([_rank_correlation(model.y, model.left_out()) for model in self.models]))
+
+    def score(self, F: np.ndarray, acquisition: Callable[[int, np.ndarray, np.ndarray, float], np.ndarray]) -> np.ndarray:
+        """The logarithm of the mean over models of what `acquisition` gives the logarithm of."""
+        values = [
+            acquisition(i, *model.predict(F), best) for i, (model, best) in enumerate(zip(self.models, self.bests, strict=True))
+        ]
+        return np.asarray(np.logaddexp.reduce(values, axis=0) - math.log(len(values)))
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = _centred_ranks(a), _centred_ranks(b)
+    scale = math.sqrt(float((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(count) - (count + 1) / 2)[place]  # equal values share the mean of their ranks
+    return np.asarray(ranks - ranks.mean())
+
+
+def thinned(y: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` points: the best half of them as they come, the rest spread evenly over the others."""
+    if len(y) <= most:
+        return np.arange(len(y))
+    order = np.argsort(y, kind="stable")
+    rest = order[most // 2 :]
+    return np.sort(np.append(order[: most // 2], rest[np.linspace(0, len(rest) - 1, most - most // 2).astype(int)]))

@@ -1,0 +1,168 @@
+"""Gaussian process regression with a Matern-5/2 kernel, one length scale a parameter.
+
+[Rasmussen2006] C. Rasmussen and C. Williams, Gaussian processes for machine learning, MIT Press 2006.
+[Hvarfner2024] C. Hvarfner et al., Vanilla Bayesian optimization performs great in high dimensions, ICML 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import lapack
+from scipy.optimize import minimize
+
+SQRT5 = math.sqrt(5.0)
+FLOOR = math.log(1e-6)  # of the noise variance, relative to a unit variance of the targets
+JITTER = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Independent priors of the logarithms: means and deviations, normal but for the noise.
+
+    `scale` is that of a length scale in one dimension; it grows with sqrt(d) [Hvarfner2024], as distances in a cube do. The noise
+    is next to nothing, or else anything: a Student distribution with few degrees of freedom holds a low value while there are few
+    points, and gives way to what a hundred noisy ones say. With a normal prior as wide as that, what varies in few places is
+    soon taken for noise, and the search goes to the corners.
+    """
+
+    scale: float
+    scale_sd: float = 0.8
+    noise: float = math.log(1e-4)
+    noise_sd: float = 1.0
+    freedom: float = 3.0  # degrees of freedom of the noise's prior
+    variance_sd: float = 0.7
+
+    def means(self, d: int) -> np.ndarray:
+        """Of the d log length scales, the log variance and the log noise: shape (d + 2,)."""
+        return np.append(np.full(d, self.scale + 0.5 * math.log(d)), [0.0, self.noise])
+
+    def deviations(self, d: int) -> np.ndarray:
+        return np.append(np.full(d, self.scale_sd), [self.variance_sd, self.noise_sd])
+
+
+class GP:
+    """The posterior given points and targets: k(x, x') = v m(|x - x'| / l) with m Matern-5/2, constant mean, noise s.
+
+    Args:
+        F: features, shape (n, D).
+        y: targets, shape (n,).
+        owner: the length scale that each feature is divided by, shape (D,).
+        theta: log length scales, log v, log s: shape (d + 2,).
+    """
+
+    def __init__(self, F: np.ndarray, y: np.ndarray, owner: np.ndarray, theta: np.ndarray) -> None:
+        self.theta, self._owner = theta, owner
+        self._inverse_scales = np.exp(-theta[:-2])[owner]
+        self.variance, self.noise = math.exp(theta[-2]), math.exp(theta[-1])
+        self._F, self.y = F * self._inverse_scales, y
+        K = self.variance * _matern(_squared_distances(self._F, self._F))
+        K[np.diag_indices_from(K)] += self.noise + JITTER
+        L = _cholesky(K)
+        self._inverse_L: np.ndarray = lapack.dtrtri(L, lower=1)[0]
+        one = self._inverse_L @ np.ones(len(y))
+        white = self._inverse_L @ y
+        self.mean = float(one @ white / (one @ one))
+        self._alpha = self._inverse_L.T @ (white - self.mean * one)
+
+    def predict(self, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the noiseless function at features of shape (m, D)."""
+        k = self.variance * _matern(_squared_distances(F * self._inverse_scales, self._F))
+        reduction = np.square(k @ self._inverse_L.T).sum(axis=1)
+        return self.mean + k @ self._alpha, np.sqrt(np.maximum(self.variance - reduction, 1e-12))
+
+    def left_out(self) -> np.ndarray:
+        """What the other points say of each point: shape (n,) [Rasmussen2006, eq. 5.12]."""
+        return np.asarray(self.y - self._alpha / np.square(self._inverse_L).sum(axis=0))
+
+    def sample(self, F: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One joint draw of the noiseless function at features of shape (m, D)."""
+        scaled = F * self._inverse_scales
+        k = self.variance * _matern(_squared_distances(scaled, self._F))
+        half = k @ self._inverse_L.T
+        K = self.variance * _matern(_squared_distances(scaled, scaled)) - half @ half.T
+        K[np.diag_indices_from(K)] += 1e-6 * self.variance
+        return np.asarray(self.mean + k @ self._alpha + _cholesky(K) @ rng.standard_normal(len(F)))
+
+    def given(self, F: np.ndarray, y: np.ndarray) -> GP:
+        """The same hyperparameters with more points."""
+        both = np.concatenate([self._F / self._inverse_scales, F])
+        return GP(both, np.concatenate([self.y, y]), self._owner, self.theta)
+
+
+def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int) -> np.ndarray:
+    """The hyperparameters of highest posterior density, by L-BFGS with analytic gradients from the prior's mean."""
+    d = int(owner.max()) + 1
+    mean, deviation = prior.means(d), prior.deviations(d)
+    objective = _Posterior(F, y, owner, prior)
+    low, high = mean - 4 * deviation, mean + 4 * deviation
+    low[-1], high[-1] = FLOOR, 0.0
+    found = minimize(
+        objective, mean, jac=True, method="L-BFGS-B", bounds=np.column_stack([low, high]), options={"maxiter": steps, "ftol": 1e-5}
+    )
+    return np.asarray(found.x)
+
+
+class _Posterior:
+    """Minus the log posterior density of theta and its gradient; the constant mean is profiled out."""
+
+    def __init__(self, F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior) -> None:
+        n, d = len(y), int(owner.max()) + 1
+        self._n, self._freedom = n, prior.freedom
+        self._mean, self._deviation = prior.means(d), prior.deviations(d)
+        self._right = np.asfortranarray(np.column_stack([y, np.ones(n)]))
+        i, j = np.tril_indices(n, -1)
+        self._lower, self._upper = i * n + j, j * n + i  # places in a flattened matrix
+        self._D = np.zeros((d, len(i)))  # squared differences by parameter and pair
+        for feature, parameter in enumerate(owner):
+            self._D[parameter] += (F[i, feature] - F[j, feature]) ** 2
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        n, y = self._n, self._right[:, 0]
+        w, v, s = np.exp(-2 * theta[:-2]), math.exp(theta[-2]), math.exp(theta[-1])
+        r = SQRT5 * np.sqrt(w @ self._D)
+        decay = v * np.exp(-r)
+        slope = (1 + r) * decay
+        k = slope + r * r * decay / 3
+        K = np.zeros(n * n)
+        K[self._lower] = k
+        K[:: n + 1] = v + s + JITTER
+        L = _cholesky(K.reshape(n, n))
+        solved = lapack.dpotrs(L, self._right, lower=1)[0]
+        alpha = solved[:, 0] - (solved[:, 1] @ y) / solved[:, 1].sum() * solved[:, 1]
+        z = (theta - self._mean) / self._deviation
+        tail = math.log1p(z[-1] ** 2 / self._freedom) * (self._freedom + 1)
+        value = 0.5 * (y @ alpha + z[:-1] @ z[:-1] + tail) + np.log(np.diag(L)).sum()
+        # dL/dK = G / 2 with G = K^-1 - alpha alpha^T; each pair stands twice in K. LAPACK's matrices are the transposes of ours.
+        G = lapack.dpotri(L, lower=1)[0].T - alpha[:, None] * alpha
+        pairs = G.take(self._upper)
+        trace = float(np.trace(G))
+        z[-1] *= (self._freedom + 1) / (self._freedom + z[-1] ** 2)
+        gradient = z / self._deviation
+        gradient[:-2] += w * (self._D @ (pairs * slope)) * (5 / 3)
+        gradient[-2] += pairs @ k + 0.5 * trace * v
+        gradient[-1] += 0.5 * trace * s
+        return float(value), gradient
+
+
+def _matern(r2: np.ndarray) -> np.ndarray:
+    r = SQRT5 * np.sqrt(r2)
+    return np.asarray((1 + r + r * r / 3) * np.exp(-r))
+
+
+def _squared_distances(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    r2 = np.square(A).sum(axis=1)[:, None] + np.square(B).sum(axis=1)[None, :] - 2 * A @ B.T
+    return np.asarray(np.maximum(r2, 0.0, out=r2))
+
+
+def _cholesky(K: np.ndarray) -> np.ndarray:
+    """The lower factor of K, of which only the lower triangle is read; with more jitter where rounding made K indefinite."""
+    jitter = JITTER
+    while True:
+        L, info = lapack.dpotrf(K, lower=1, clean=1)
+        if info == 0:
+            return np.asarray(L)
+        jitter *= 100
+        K = K + jitter * np.eye(len(K))

@@ -1,0 +1,136 @@
+"""What the Gaussian processes believe of a Study: from its history to a score for any configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from hpo_algorithms.encoding import encoded
+from hpo_algorithms.gp.ensemble import Ensemble
+from hpo_algorithms.gp.features import Features
+from hpo_algorithms.space import Params, Space
+from hpo_algorithms.trials import History, Problem, State, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A history as arrays, in the order of the Trials' numbers.
+
+    `X` are encodings, `Y` losses, shape (n, objectives), infinite where there is no result or a constraint is broken; `reach` is
+    how far each Trial trained, as a share of the logarithm of the whole way. `active` are encodings of what has no result yet.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    reach: np.ndarray
+    active: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, history: History) -> Results:
+        """Read a history."""
+        ended = [trial for trial in history if trial.state is not State.ACTIVE]
+        active = [trial for trial in history if trial.state is State.ACTIVE]
+        Y = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
+        Y[~np.isfinite(Y).all(axis=1)] = np.inf
+        reach = np.array([_reach(trial, problem) for trial in ended])
+        return cls(_encoded(problem.space, ended), Y, reach, _encoded(problem.space, active))
+
+    @property
+    def usable(self) -> int:
+        """How many have a result."""
+        return int(np.isfinite(self.Y[:, 0]).sum())
+
+    def weighted(self, weights: np.ndarray) -> np.ndarray:
+        """One loss of several by the augmented Chebyshev norm: shape (n,). With one objective that objective as it is."""
+        if self.Y.shape[1] == 1:
+            return self.Y[:, 0]
+        good = np.isfinite(self.Y[:, 0])
+        low, high = self.Y[good].min(axis=0), np.quantile(self.Y[good], 0.75, axis=0)
+        scaled = weights * (self.Y - low) / np.maximum(high - low, 1e-12)
+        return np.where(good, scaled.max(axis=1) + 0.05 * np.where(good[:, None], scaled, 0.0).sum(axis=1), np.inf)
+
+
+def _losses(trial: Trial, objectives: int) -> Sequence[float]:
+    if trial.state not in (State.DONE, State.STOPPED) or not trial.violation <= 0 or len(trial.losses) != objectives:
+        return (math.nan,) * objectives
+    return trial.losses
+
+
+def _reach(trial: Trial, problem: Problem) -> float:
+    last = trial.step if trial.state is State.STOPPED and trial.step is not None else trial.budget
+    highest = problem.max_budget or trial.budget
+    if last is None or highest is None or highest <= 1:
+        return 1.0
+    return min(math.log(max(last, 1)) / math.log(highest), 1.0)
+
+
+def _encoded(space: Space, trials: Sequence[Trial]) -> np.ndarray:
+    configurations: list[Params] = [trial.params for trial in trials]
+    return encoded(space, configurations)
+
+
+@lru_cache(maxsize=4)
+def _fitted(shape: tuple[int, int], F: bytes, losses: bytes, owner: tuple[int, ...]) -> Ensemble:
+    # A memo of what is a function of its arguments: proposals made one by one on the same results share a fit.
+    return Ensemble.of(np.frombuffer(F).reshape(shape), np.frombuffer(losses), np.array(owner))
+
+
+class Surrogate:
+    """The ensemble fitted to one Study. Where Trials trained for different times, the reach is a feature like any parameter, and
+    losses are compared with others at the same reach.
+
+    Args:
+        results: with at least two usable ones.
+        losses: one for each result, infinite where there is none.
+    """
+
+    def __init__(self, space: Space, results: Results, losses: np.ndarray) -> None:
+        self._features = Features(space)
+        self._several = bool(np.ptp(results.reach) > 0)
+        owner = self._features.owner
+        if self._several:
+            owner = np.append(owner, owner.max() + 1)
+            losses = aligned(results, losses)
+        F = np.ascontiguousarray(self.features(results.X, results.reach))
+        self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(owner.tolist()))
+        self.losses, self.results = losses, results
+        if self._several:  # what matters is the best at the full budget, which may not have been run
+            full = self.features(results.X[np.isfinite(losses)])
+            self.ensemble = self.ensemble.expecting(full)
+
+    def features(self, X: np.ndarray, reach: np.ndarray | float = 1.0) -> np.ndarray:
+        """Features of encodings, shape (n, d), trained to `reach`."""
+        F = self._features(X)
+        return np.column_stack([F, np.broadcast_to(reach, len(F))]) if self._several else F
+
+    def best(self, count: int) -> np.ndarray:
+        """Encodings of the `count` best configurations: by their loss, or by what is expected of them at the full budget."""
+        good = np.flatnonzero(np.isfinite(self.losses))
+        order = self.losses[good]
+        if self._several:
+            F = self.features(self.results.X[good])
+            order = np.mean([model.predict(F)[0] for model in self.ensemble.models], axis=0)
+        return np.asarray(self.results.X[good[np.argsort(order, kind="stable")[:count]]])
+
+
+def aligned(results: Results, losses: np.ndarray) -> np.ndarray:
+    """Losses moved, reach by reach, to the level of the reach with most results.
+
+    Longer training lowers all losses, and only what stood out is trained longer; a model of both at once would take the one
+    for the other. What a longer training brings is read off the configurations that have run at both.
+    """
+    good = np.isfinite(losses)
+    levels, counts = np.unique(results.reach[good], return_counts=True)
+    base = good & (results.reach == levels[np.argmax(counts)])
+    known = {x.tobytes(): loss for x, loss in zip(results.X[base], losses[base], strict=True)}
+    moved = losses.copy()
+    for level in levels:
+        rung = good & (results.reach == level)
+        pairs = [(x.tobytes(), loss) for x, loss in zip(results.X[rung], losses[rung], strict=True)]
+        gains = [loss - known[key] for key, loss in pairs if key in known]
+        moved[rung] -= np.median(gains) if gains else np.median(losses[rung]) - np.median(losses[base])
+    return moved

@@ -1,0 +1,84 @@
+"""The median stopping rule [Golovin2017vizier]: ends a Trial that does worse than half of those before it.
+
+[Golovin2017vizier] D. Golovin et al., Google Vizier: a service for black-box optimization, KDD 2017.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpo_algorithms.errors import Fault
+from hpo_algorithms.schedules.requirements import one_objective
+from hpo_algorithms.settings import setting
+from hpo_algorithms.trials import History, Place, Problem, State, Stop, Trial
+
+RULE = "median"
+
+
+@dataclass(frozen=True, slots=True)
+class Median:
+    """Gives each Trial the largest budget, and stops those whose learning curve is behind.
+
+    At its latest step s an active Trial is stopped when its best loss so far is strictly worse than the median, over the ended
+    Trials that came as far as s, of the mean of their losses up to s: min y(t <= s) > median_j mean y_j(t <= s). Trials that were
+    stopped count as far as they came, for without them the median would be that of survivors and grow harsher with every stop.
+    Failed and infeasible ones do not count. A loss that is not a number is worse than all others.
+
+    It needs curves and no budget: where a program reports only at its end, no Trial is ever stopped. For runs of which one shows
+    early how good it will become, `hyperband` and `asha` save far more.
+    """
+
+    startup_trials: int = setting(5, "Ended Trials with a curve before the first is stopped.", minimum=1, maximum=10_000)
+    min_steps: int = setting(
+        1, "No Trial is stopped before this step of its own; raise it where early steps say little.", minimum=0, maximum=2**53
+    )
+
+    def errors(self, problem: Problem) -> Sequence[Fault]:
+        return one_objective(problem, RULE)
+
+    def places(self, problem: Problem, history: History, count: int, exhausted: bool) -> Sequence[Place]:
+        return [Place(problem.max_budget)] * count
+
+    def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
+        ended = [trial for trial in history if trial.state in (State.DONE, State.STOPPED) and trial.curve]
+        medians: dict[int, float | None] = {}
+        found = []
+        for trial in history:
+            if not trial.active or not trial.curve:
+                continue
+            step = trial.curve[-1][0]
+            if step < self.min_steps or (trial.budget is not None and step >= trial.budget):
+                continue
+            if step not in medians:
+                medians[step] = self._median(ended, step)
+            median = medians[step]
+            best = min(_worst_if_nan(loss) for _, loss in trial.curve)
+            if median is not None and best > median:
+                found.append(Stop(trial.number, RULE, step))
+        return found
+
+    def donors(self, problem: Problem, history: History) -> frozenset[int]:
+        return frozenset()
+
+    def finished(self, problem: Problem, history: History) -> str:
+        return ""
+
+    def _median(self, ended: Sequence[Trial], step: int) -> float | None:
+        """The median of the running means at a step; None while too few Trials came as far."""
+        means = [mean for trial in ended if (mean := _mean_up_to(trial, step)) is not None]
+        return statistics.median(means) if len(means) >= self.startup_trials else None
+
+
+def _mean_up_to(trial: Trial, step: int) -> float | None:
+    points = bisect_right(trial.curve, step, key=lambda point: point[0])
+    if not points or (trial.state is State.STOPPED and trial.curve[-1][0] < step):
+        return None
+    return sum(_worst_if_nan(loss) for _, loss in trial.curve[:points]) / points
+
+
+def _worst_if_nan(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss

@@ -1,0 +1,95 @@
+"""Everything that is compared, behind one seam: a generator of configurations that is sent the loss of each.
+
+Ours are named as in a Study, with settings in brackets: `tpe`, `tpe[candidates=48]`. Peers run at their packages' defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Spec = Sequence[Mapping[str, Any]]
+Conversation = Generator[dict[str, Any], float, None]
+
+ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms" / "hpo_algorithms"
+
+
+def ours(name: str) -> Callable[[Spec, int], Conversation]:
+    """Our sampler by its name in a Study."""
+    bare, _, rest = name.partition("[")
+    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
+    settings = {key: _value(value) for key, value in pairs}
+
+    def conversation(spec: Spec, seed: int) -> Conversation:
+        from hpo_algorithms import Optimizer, Space
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
+            space = Space.from_spec(spec)
+        optimizer = Optimizer(space, algorithm={bare: settings}, seed=seed)
+        while (trial := optimizer.ask()) is not None:
+            optimizer.tell(trial.number, (yield dict(trial.params)))
+
+    return conversation
+
+
+def fingerprint(name: str) -> str:
+    """Changes whenever our code for a sampler may have changed, so that stale results are never read."""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
+        gp = path.stem.startswith("gp") or path.parent.name == "gp"
+        if path.stem in ("novelty", "random", name.partition("[")[0]) or (
+            name.startswith("auto") or (name.startswith("gp") and gp)
+        ):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _optuna(make: Callable[[Any, int], Any]) -> Callable[[Spec, int], Conversation]:
+    def conversation(spec: Spec, seed: int) -> Conversation:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=make(optuna.samplers, seed))
+        while True:
+            trial = study.ask()
+            params: dict[str, Any] = {}
+            for p in spec:
+                if all(params.get(c["parameter"]) in c["in"] for c in p.get("when", ())):
+                    params[p["name"]] = _suggest(trial, p)
+            study.tell(trial, (yield params))
+
+    return conversation
+
+
+def _suggest(trial: Any, p: Mapping[str, Any]) -> Any:
+    name = p["name"]
+    if "categorical" in p:
+        return trial.suggest_categorical(name, p["categorical"]["choices"])
+    if "ordinal" in p:  # Optuna has no ordinals: an integer index keeps the order
+        values = p["ordinal"]["values"]
+        return values[trial.suggest_int(name, 0, len(values) - 1)]
+    kind = "float" if "float" in p else "int"
+    suggest = trial.suggest_float if kind == "float" else trial.suggest_int
+    return suggest(name, p[kind]["min"], p[kind]["max"], log=p[kind]["scale"] == "Log")
+
+
+PEERS: dict[str, Callable[[Spec, int], Conversation]] = {
+    "optuna_tpe": _optuna(lambda samplers, seed: samplers.TPESampler(seed=seed)),
+    "optuna_tpe_mv": _optuna(lambda samplers, seed: samplers.TPESampler(seed=seed, multivariate=True, group=True)),
+    "optuna_tpe_uni": _optuna(lambda samplers, seed: samplers.TPESampler(seed=seed, multivariate=False)),
+    "optuna_gp": _optuna(lambda samplers, seed: samplers.GPSampler(seed=seed)),
+    "optuna_cmaes": _optuna(lambda samplers, seed: samplers.CmaEsSampler(seed=seed)),
+}

@@ -1,0 +1,107 @@
+"""Test functions with a known optimum, on the spaces of a Study.
+
+Normalised regret is (loss - best) / (median - best): 0 is the optimum, 1 the median of random configurations. Medians are those
+of 20,001 uniform draws, rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tasks import Task, categorical, floating, integer
+
+Params = Mapping[str, Any]
+
+HARTMANN6_ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
+HARTMANN6_A = np.array(
+    [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]], dtype=float
+)
+HARTMANN6_P = 1e-4 * np.array(
+    [
+        [1312, 1696, 5569, 124, 8283, 5886],
+        [2329, 4135, 8307, 3736, 1004, 9991],
+        [2348, 1451, 3522, 2883, 3047, 6650],
+        [4047, 8828, 8732, 5743, 1091, 381],
+    ],
+    dtype=float,
+)
+
+
+def branin(p: Params) -> float:
+    x1, x2 = p["x1"], p["x2"]
+    bowl = (x2 - 5.1 / (4 * math.pi**2) * x1**2 + 5 / math.pi * x1 - 6) ** 2
+    return float(bowl + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x1) + 10)
+
+
+def hartmann6(p: Params) -> float:
+    x = np.array([p[f"x{i}"] for i in range(1, 7)])
+    return float(-HARTMANN6_ALPHA @ np.exp(-np.sum(HARTMANN6_A * (x - HARTMANN6_P) ** 2, axis=1)))
+
+
+def mixed8(p: Params) -> float:
+    L = math.log10(p["lr"])
+    loss = 0.15 * (L + 2.3) ** 2 + 0.03 * (math.log2(p["batch"]) - 6) ** 2 + {"a": 0.10, "b": 0.0, "c": 0.22}[p["act"]]
+    if p["opt"] == "sgd":
+        loss += 0.05 + 1.2 * (p["momentum"] - 0.88) ** 2 + 0.05 * abs(L + 1.6)
+    elif p["opt"] == "adam":
+        loss += 0.10 * (math.log10(p["eps"]) + 7) ** 2 / 4 + 0.03 * abs(L + 2.9)
+    else:
+        loss += 0.2
+    loss += 0.08 * abs(p["layers"] - 4) * (1.5 if p["act"] == "c" else 1) + 0.25 * (p["dropout"] - 0.25) ** 2
+    return loss + 0.02 * (1 - math.cos(6 * L)) + 0.02 * (1 - math.cos(9 * p["dropout"]))
+
+
+def ackley(p: Params) -> float:
+    x = np.array(list(p.values()))
+    return float(20 + math.e - 20 * math.exp(-0.2 * math.sqrt(np.mean(x**2))) - math.exp(np.mean(np.cos(2 * np.pi * x))))
+
+
+def levy(p: Params) -> float:
+    w = 1 + (np.array(list(p.values())) - 1) / 4
+    ends = math.sin(math.pi * w[0]) ** 2 + (w[-1] - 1) ** 2 * (1 + math.sin(2 * math.pi * w[-1]) ** 2)
+    return float(ends + np.sum((w[:-1] - 1) ** 2 * (1 + 10 * np.sin(np.pi * w[:-1] + 1) ** 2)))
+
+
+def counting_ones(p: Params) -> float:
+    """Minus the mean of the coordinates, categorical ones read as 0 and 1 [Falkner2018bohb]."""
+    return -sum(float(value) for value in p.values()) / len(p)
+
+
+def _cube(d: int, low: float, high: float) -> list[dict[str, Any]]:
+    return [floating(f"x{i}", low, high) for i in range(1, d + 1)]
+
+
+MIXED8 = [
+    categorical("opt", ["sgd", "adam", "rms"]),
+    floating("lr", 1e-5, 1.0, log=True),
+    integer("batch", 8, 512, log=True),
+    integer("layers", 1, 8),
+    categorical("act", ["a", "b", "c"]),
+    floating("dropout", 0.0, 0.8),
+    floating("momentum", 0.0, 0.99, when={"opt": ["sgd"]}),
+    floating("eps", 1e-10, 1e-2, log=True, when={"opt": ["adam"]}),
+]
+COUNTING = [*(categorical(f"c{i}", ["0", "1"]) for i in range(4)), *(floating(f"x{i}", 0.0, 1.0) for i in range(4))]
+
+
+def _task(name: str, spec: list[dict[str, Any]], function: Callable[[Params], float], best: float, median: float) -> Task:
+    return Task(name, spec, function, best, median)
+
+
+def synthetic_tasks() -> dict[str, Task]:
+    """All of them by name."""
+    tasks = [
+        _task("branin", [floating("x1", -5, 10), floating("x2", 0, 15)], branin, 0.39788735772973816, 35.8),
+        _task("hartmann6", _cube(6, 0, 1), hartmann6, -3.3223680114155134, -0.1015),
+        _task("mixed8", MIXED8, mixed8, 0.038183006341125876, 0.9756),
+        _task("ackley5", _cube(5, -20, 32.768), ackley, 0.0, 20.8),
+        _task("ackley20", _cube(20, -20, 32.768), ackley, 0.0, 20.9),
+        _task("levy8", _cube(8, -8, 10), levy, 0.0, 76.0),
+        _task("levy30", _cube(30, -8, 10), levy, 0.0, 316.0),
+        _task("counting8", COUNTING, counting_ones, -1.0, -0.5),
+    ]
+    return {task.name: task for task in tasks}

@@ -1,0 +1,535 @@
+"""What every algorithm must keep under every schedule: one function a promise, run by test_contract.py.
+
+A new algorithm is covered by its line in the registry; nothing is to be added here. `World` simulates a Study: it asks a method,
+checks each answer against the promises of the seam, and plays the results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hpo_algorithms import (
+    ALGORITHMS,
+    SCHEDULES,
+    Algorithm,
+    Answer,
+    Fault,
+    InvalidSettings,
+    Optimizer,
+    Origin,
+    Problem,
+    Proposal,
+    Sampler,
+    Slot,
+    Space,
+    State,
+    Trial,
+    build,
+)
+from hpo_algorithms.registry import load
+from hpo_algorithms.schedules.rungs import rungs
+from hpo_algorithms.trials import SEARCH_EXHAUSTED
+
+from tests.unit.algorithms.spaces import CONTINUOUS, FINITE, FINITE_SIZE, MIXED, SINGLE, WIDE, read
+
+MIN_BUDGET, MAX_BUDGET = 1, 9
+SHIPPED = dict(ALGORITHMS)
+MEMO_LIMIT = 2048  # bytes that a Trial resource may hold
+LONG = 2000  # Trials of a long Study
+PATIENCE = 2.0  # seconds of processor time in which a proposal after a long Study must come
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm under a schedule, by their names in the registry; no schedule for one that decides by itself how long."""
+
+    algorithm: str
+    schedule: str | None
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.schedule or 'itself'}"
+
+    def build(self, problem: Problem) -> Algorithm:
+        return build(problem, {self.algorithm: {}}, {self.schedule: {}} if self.schedule else None)
+
+
+def methods(algorithms: Iterable[str] | None = None) -> list[Method]:
+    """Each algorithm of the registry under each schedule that it can be combined with."""
+    found = []
+    for name in ALGORITHMS if algorithms is None else algorithms:
+        combined = isinstance(load(ALGORITHMS[name])(), Sampler)
+        found += [Method(name, schedule) for schedule in (SCHEDULES if combined else [None])]
+    return found
+
+
+def problem_on(space: Space, **fields: Any) -> Problem:
+    return Problem(space, min_budget=MIN_BUDGET, max_budget=MAX_BUDGET, **{"seed": 5, **fields})
+
+
+# Results
+
+
+Ending = Callable[[Problem, Trial], Trial]
+
+
+def ended(trial: Trial, state: State, loss: float | None, step: int | None = None) -> Trial:
+    """A Trial with its end and its curve: the loss falls from twice its size."""
+    last = step or trial.budget or MAX_BUDGET
+    curve = () if loss is None else tuple((t, loss + abs(loss) * (1 - t / last)) for t in range(1, last + 1))
+    losses = () if loss is None else (loss,)
+    return dataclasses.replace(trial, state=state, curve=curve, losses=losses, step=last, restorable=state is State.DONE)
+
+
+def smooth(problem: Problem, trial: Trial) -> Trial:
+    """A bowl in the unit cube, a little lower for a larger budget."""
+    u = problem.space.encode(trial.params)
+    return ended(trial, State.DONE, float(np.nansum((u - 0.3) ** 2)) + 0.1 / (trial.budget or MAX_BUDGET))
+
+
+def constant(problem: Problem, trial: Trial) -> Trial:
+    return ended(trial, State.DONE, 1.0)
+
+
+def all_fail(problem: Problem, trial: Trial) -> Trial:
+    return ended(trial, State.FAILED, None)
+
+
+def all_infeasible(problem: Problem, trial: Trial) -> Trial:
+    return ended(trial, State.INFEASIBLE, math.nan)
+
+
+def all_stopped(problem: Problem, trial: Trial) -> Trial:
+    return ended(trial, State.STOPPED, 1.0, step=1)
+
+
+def all_break_constraints(problem: Problem, trial: Trial) -> Trial:
+    return dataclasses.replace(smooth(problem, trial), violation=1.0 + trial.number % 3)
+
+
+def anything(problem: Problem, trial: Trial) -> Trial:
+    """Every kind of result, by number."""
+    made: Sequence[Callable[[], Trial]] = [
+        lambda: smooth(problem, trial),
+        lambda: ended(trial, State.FAILED, None),
+        lambda: ended(trial, State.INFEASIBLE, math.nan),
+        lambda: ended(trial, State.DONE, math.inf),
+        lambda: smooth(problem, trial),
+        lambda: ended(trial, State.DONE, -math.inf),
+        lambda: ended(trial, State.STOPPED, 0.7, step=1),
+        lambda: ended(trial, State.DONE, 1e300),
+        lambda: ended(trial, State.STOPPED, None),
+        lambda: ended(trial, State.DONE, -1e300),
+        lambda: dataclasses.replace(smooth(problem, trial), violation=2.0),
+        lambda: ended(trial, State.DONE, 0.0),
+        lambda: dataclasses.replace(smooth(problem, trial), restorable=False),
+    ]
+    return made[trial.number % len(made)]()
+
+
+# A simulated Study
+
+
+class World:
+    """A Study in memory; `ask` checks each answer against what the seam promises."""
+
+    def __init__(self, method: Method, problem: Problem, ending: Ending = smooth, restarts: bool = False) -> None:
+        self.name = method
+        self.problem = problem
+        self.ending = ending
+        self.restarts = restarts
+        self.history: list[Trial] = []
+        self.finished = ""
+        self._method = method.build(problem)
+
+    @property
+    def active(self) -> list[Trial]:
+        return [trial for trial in self.history if trial.active]
+
+    def ask(self, count: int = 1, create: int | None = None) -> list[Trial]:
+        """Put proposals into the history: all, or the first `create` where the operator is killed in between."""
+        if self.restarts:
+            self.problem, self.history = pickle.loads(pickle.dumps((self.problem, self.history)))
+            self._method = self.name.build(self.problem)
+        kept = self._method.donors(self.problem, self.history)
+        assert all(0 <= number < len(self.history) for number in kept)
+        before = [dict(trial.params) for trial in self.history]
+        answer = self._method.propose(self.problem, self.history, len(self.history), count)
+        assert [trial.params for trial in self.history] == before, "the history is not the method's to change"
+        self._check(answer, count, kept)
+        self.finished = answer.finished
+        started = [
+            Trial(number, p.params, p.budget, p.slot, p.donor, p.memo)
+            for number, p in enumerate(answer.proposals[:create], start=len(self.history))
+        ]
+        self.history += started
+        return started
+
+    def end(self, trial: Trial) -> None:
+        assert self.history[trial.number].active
+        self.history[trial.number] = self.ending(self.problem, self.history[trial.number])
+
+    def stop(self) -> None:
+        """End the active Trials that the method wants ended."""
+        for stop in self._method.stops(self.problem, self.history):
+            trial = self.history[stop.number]
+            assert trial.active
+            assert stop.rule
+            assert stop.step <= trial.curve[-1][0]
+            self.history[stop.number] = dataclasses.replace(
+                trial, state=State.STOPPED, losses=(trial.curve[-1][1],), step=stop.step
+            )
+
+    def grow(self, trial: Trial) -> None:
+        """One point more on the learning curve of an active Trial."""
+        whole = self.ending(self.problem, trial).curve
+        self.history[trial.number] = dataclasses.replace(trial, curve=whole[: len(trial.curve) + 1])
+
+    def run(self, trials: int, workers: int = 4, seed: int = 0) -> World:
+        """Until so many Trials have been started or the method is finished, ending them in a seeded random order."""
+        rng = random.Random(seed)
+        while len(self.history) < trials and not self.finished:
+            free = workers - len(self.active)
+            if free:
+                self.ask(min(free, trials - len(self.history)))
+            for trial in rng.sample(self.active, min(len(self.active), rng.randint(1, workers))):
+                self.grow(trial)
+            self.stop()
+            for trial in rng.sample(self.active, min(len(self.active), rng.randint(0, 2))):
+                self.end(trial)
+        return self
+
+    def _check(self, answer: Answer, count: int, kept: frozenset[int]) -> None:
+        assert len(answer.proposals) <= count
+        if not answer.proposals and not answer.finished:
+            assert self.active, "nothing is proposed, nothing runs, and no end is given: a stall"
+        space = self.problem.space
+        tried = {space.key(trial.params) for trial in self.history}
+        for proposal in answer.proposals:
+            assert isinstance(proposal, Proposal)
+            self._check_parameters(proposal)
+            self._check_place(proposal, kept)
+            fresh = proposal.origin in (Origin.SAMPLED, Origin.GIVEN)
+            if fresh and space.size is not None:
+                assert space.key(proposal.params) not in tried, "a finite space is not tried twice"
+                tried.add(space.key(proposal.params))
+
+    def _check_parameters(self, proposal: Proposal) -> None:
+        canonical = self.problem.space.validate(proposal.params)
+        assert list(canonical.items()) == list(proposal.params.items())
+        assert [type(value) for value in canonical.values()] == [type(value) for value in proposal.params.values()]
+        assert len(proposal.memo.encode()) <= MEMO_LIMIT
+
+    def _check_place(self, proposal: Proposal, kept: frozenset[int]) -> None:
+        assert proposal.budget is None or type(proposal.budget) is int
+        assert isinstance(proposal.slot, Slot)
+        assert all(value is None or (type(value) is int and value >= 0) for value in dataclasses.astuple(proposal.slot))
+        if self.name.schedule in ("asha", "hyperband"):
+            assert proposal.budget in rungs(MIN_BUDGET, MAX_BUDGET, 3)
+            places = [(t.slot.bracket, t.slot.rung, t.slot.member) for t in self.history if t.slot.rung is not None]
+            assert (proposal.slot.bracket, proposal.slot.rung, proposal.slot.member) not in places
+        elif self.name.schedule is not None:
+            assert proposal.budget == MAX_BUDGET
+        if proposal.donor is not None:
+            donor = self.history[proposal.donor]
+            assert not donor.active
+            assert donor.restorable
+            assert donor.number in kept, "its checkpoint may have been collected already"
+            if proposal.origin is Origin.PROMOTED:
+                assert donor.params == proposal.params
+                assert (donor.budget or 0) < (proposal.budget or 0)
+
+
+# Promises
+
+
+Promise = Callable[[Method], None]
+PROMISES: list[Promise] = []
+UNDER_EVERY_SCHEDULE: set[Promise] = set()
+
+ENOUGH = 26  # Trials after which a model has been used many times; models start after about ten results
+
+
+def promise(check: Promise) -> Promise:
+    """Checked of every algorithm, and of every schedule with random draws."""
+    PROMISES.append(check)
+    return check
+
+
+def joint_promise(check: Promise) -> Promise:
+    """One that an algorithm and a schedule keep together: checked of every algorithm under every schedule."""
+    UNDER_EVERY_SCHEDULE.add(check)
+    return promise(check)
+
+
+def pairs(algorithms: Iterable[str] | None = None) -> list[tuple[Method, Promise]]:
+    """What is to be checked of what."""
+    return [
+        (method, promised)
+        for method in methods(algorithms)
+        for promised in PROMISES
+        if method.schedule in (None, "flat") or method.algorithm == "random" or promised in UNDER_EVERY_SCHEDULE
+    ]
+
+
+def midway(method: Method, spec: list[dict[str, Any]] = MIXED, trials: int = ENOUGH, ending: Ending = smooth) -> World:
+    return World(method, problem_on(read(spec)), ending).run(trials)
+
+
+def refusals(method: Method, problem: Problem) -> tuple[Fault, ...]:
+    """Why a method will not take a problem; empty if it will."""
+    try:
+        method.build(problem)
+    except InvalidSettings as error:
+        return error.faults
+    return ()
+
+
+@joint_promise
+def proposals_are_valid_whatever_the_order_of_results(method: Method) -> None:
+    World(method, problem_on(read(MIXED), seed=3)).run(40, workers=5, seed=3)
+
+
+@promise
+def the_answer_depends_on_the_arguments_alone(method: Method) -> None:
+    """On neither global random state, which is also left as it was, nor on what the method was asked before."""
+    world = midway(method)
+    problem, history = world.problem, tuple(world.history)
+    before = repr((problem.space.parameters, problem.given, history))
+    answers = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        random.seed(seed)
+        states = pickle.dumps((np.random.get_state(), random.getstate()))
+        fresh = method.build(problem)
+        answers.append(fresh.propose(problem, history, len(history), 3))
+        answers.append(fresh.propose(problem, history, len(history), 3))
+        fresh.propose(problem, history[:10], 10, 3)
+        assert pickle.dumps((np.random.get_state(), random.getstate())) == states
+    assert answers == answers[:1] * 4
+    assert repr((problem.space.parameters, problem.given, history)) == before
+
+
+@promise
+def another_process_answers_the_same(method: Method) -> None:
+    problem, history = _case(method)
+    here = method.build(problem).propose(problem, history, len(history), 3)
+    together = SHIPPED if method.algorithm in SHIPPED else {method.algorithm: ALGORITHMS[method.algorithm]}
+    there = _elsewhere(tuple(together.items()))[method]
+    assert there == here
+
+
+@joint_promise
+def a_run_that_is_killed_at_every_step_goes_on_to_the_same_end(method: Method) -> None:
+    runs = [World(method, problem_on(read(MIXED)), restarts=restarts).run(ENOUGH, seed=1) for restarts in (False, True)]
+    assert repr(runs[0].history) == repr(runs[1].history)
+
+
+@promise
+def a_run_that_is_killed_between_two_creations_goes_on(method: Method) -> None:
+    world, rng = World(method, problem_on(read(FINITE)), restarts=True), random.Random(2)
+    while not world.finished and len(world.history) < 40:
+        world.ask(5, create=rng.randint(0, 4))
+        for trial in world.active[: rng.randint(0, 4)]:
+            world.end(trial)
+
+
+@promise
+def the_order_of_results_does_not_matter_where_the_same_are_known(method: Method) -> None:
+    asked = []
+    for order in (1, -1):
+        schedule = {method.schedule: {}} if method.schedule else None
+        optimizer = Optimizer(read(MIXED), {method.algorithm: {}}, schedule, (MIN_BUDGET, MAX_BUDGET), seed=9)
+        for _ in range(3):
+            for trial in optimizer.ask(8)[::order]:
+                loss = float(np.nansum(optimizer.problem.space.encode(trial.params)))
+                optimizer.tell(trial.number, loss)
+        asked.append(optimizer.ask(8))
+    assert asked[0] == asked[1]
+
+
+@joint_promise
+def a_finite_space_is_tried_wholly_and_once_and_then_the_search_is_exhausted(method: Method) -> None:
+    world = World(method, problem_on(read(FINITE))).run(500, workers=3)
+    assert world.finished == SEARCH_EXHAUSTED
+    space = world.problem.space
+    assert len({space.key(trial.params) for trial in world.history}) == FINITE_SIZE
+    assert sum(trial.slot.rung in (None, 0) for trial in world.history) == FINITE_SIZE
+
+
+@promise
+def given_configurations_are_tried_first_and_once(method: Method) -> None:
+    space = read(FINITE)
+    given = ({"kernel": "linear", "cost": 1.0}, {"kernel": "rbf", "gamma": 1, "cost": 0.5})
+    world = World(method, problem_on(space, given=given))
+    assert [trial.params for trial in world.ask(1)] == [given[0]]
+    assert world.ask(3)[0].params == given[1]
+    world.run(500)
+    assert world.finished == SEARCH_EXHAUSTED
+
+
+@joint_promise
+def results_of_every_kind_are_taken(method: Method) -> None:
+    for spec in (MIXED, CONTINUOUS):
+        midway(method, spec, ENOUGH, anything)
+
+
+@promise
+def studies_in_which_nothing_succeeds_go_on(method: Method) -> None:
+    for ending in (all_fail, all_infeasible, all_stopped, all_break_constraints):
+        assert len(midway(method, CONTINUOUS, 20, ending).history) == 20
+    assert midway(method, FINITE, 100, all_fail).finished == SEARCH_EXHAUSTED
+    assert midway(method, FINITE, 100, anything).finished == SEARCH_EXHAUSTED
+
+
+@promise
+def a_constant_objective_is_taken(method: Method) -> None:
+    for spec in (MIXED, CONTINUOUS):
+        midway(method, spec, 20, constant)
+
+
+@promise
+def parameters_of_a_single_value_are_taken(method: Method) -> None:
+    midway(method, SINGLE, 20)
+    world = World(method, problem_on(read(SINGLE[:2]))).run(20)
+    assert world.finished == SEARCH_EXHAUSTED
+    assert len({trial.params["fixed"] for trial in world.history}) == 1
+
+
+@promise
+def a_hundred_parameters_are_taken(method: Method) -> None:
+    midway(method, WIDE, 20)
+
+
+@promise
+def a_proposal_after_a_long_study_comes_soon(method: Method) -> None:
+    for spec in ("mixed", "finite"):
+        problem, history = _long(method.schedule or "flat", spec)
+        fresh = method.build(problem)
+        start = time.process_time()
+        answer = fresh.propose(problem, history, len(history), 1)
+        spent = time.process_time() - start
+        assert answer.proposals
+        assert spent < PATIENCE, f"{spent:.1f} s on {spec}"
+
+
+@promise
+def several_are_proposed_at_once(method: Method) -> None:
+    world = World(method, problem_on(read(MIXED)))
+    first = world.ask(8)
+    assert len(first) == 8
+    assert len({world.problem.space.key(trial.params) for trial in first}) == 8
+    for trial in first[:4]:
+        world.end(trial)
+    assert world.ask(8)
+    world.run(ENOUGH, workers=12)
+    assert world.ask(8)
+
+
+@promise
+def trials_that_others_placed_disturb_nothing(method: Method) -> None:
+    """Such as those by which the operator fills places when an algorithm fails."""
+    for spec in (MIXED, FINITE):
+        world, rng = World(method, problem_on(read(spec))), random.Random(3)
+        for turn in range(12):
+            if turn % 3 == 1:
+                params = world.problem.space.decode([rng.random() for _ in world.problem.space.names])
+                world.history.append(Trial(len(world.history), params, MAX_BUDGET))
+            if not world.finished:
+                world.ask(2)
+            for trial in world.active[: rng.randint(0, 4)]:
+                world.end(trial)
+
+
+@promise
+def trials_of_earlier_studies_are_taken(method: Method) -> None:
+    """They are known beforehand, and no configuration of theirs is forbidden or counted."""
+    space = read(MIXED)
+    prior = tuple(World(Method("random", "flat"), problem_on(space)).run(20).history)
+    World(method, problem_on(space, prior=prior)).run(16)
+    odd = tuple(anything(problem_on(space), dataclasses.replace(trial, state=State.ACTIVE)) for trial in prior)
+    World(method, problem_on(space, prior=odd)).run(12)
+
+
+@promise
+def several_objectives_are_taken_or_refused_with_the_reason(method: Method) -> None:
+    problem = problem_on(read(MIXED), objectives=2)
+    if faults := refusals(method, problem):
+        assert all(fault.path and fault.rule for fault in faults)
+        return
+
+    def two(problem: Problem, trial: Trial) -> Trial:
+        whole = anything(problem, trial)
+        return dataclasses.replace(whole, losses=(*whole.losses, 1.0) if whole.losses else ())
+
+    World(method, problem, two).run(ENOUGH)
+
+
+@promise
+def it_works_without_a_budget_or_says_that_it_needs_one(method: Method) -> None:
+    problem = Problem(read(MIXED), seed=1)
+    if faults := refusals(method, problem):
+        assert all(fault.path == f"schedule.{method.schedule}" and fault.remedy for fault in faults)
+        return
+    answer = method.build(problem).propose(problem, [], 0, 4)
+    assert [proposal.budget for proposal in answer.proposals] == [None] * 4
+
+
+# Prepared once
+
+
+@functools.cache
+def _long(schedule: str, spec: str) -> tuple[Problem, tuple[Trial, ...]]:
+    """The history of a long Study under a schedule, drawn at random; the finite space is nearly used up by then."""
+    levels = [{"name": f"p{i}", "ordinal": {"values": list(range(7))}} for i in range(4)]  # 2,401 configurations
+    space = read(MIXED if spec == "mixed" else levels)
+    optimizer = Optimizer(space, {"random": {}}, {schedule: {}}, (MIN_BUDGET, MAX_BUDGET), seed=5)
+    while len(optimizer.history) < LONG:
+        for trial in optimizer.ask(200):
+            optimizer.tell(trial.number, trial.number * 0.618 % 1)
+    return optimizer.problem, optimizer.history
+
+
+def _case(method: Method) -> tuple[Problem, tuple[Trial, ...]]:
+    world = midway(method, trials=20, ending=anything)
+    return world.problem, tuple(world.history)
+
+
+@functools.cache
+def _elsewhere(algorithms: tuple[tuple[str, str], ...]) -> dict[Method, Answer | str]:
+    """What one process with other hash seeds answers to the cases of these algorithms."""
+    known = methods(name for name, _ in algorithms)
+    cases = [(method.algorithm, method.schedule, *_case(method)) for method in known]
+    payload = pickle.dumps((dict(algorithms), cases))
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run([sys.executable, "-c", CHILD], input=payload, capture_output=True, env=environment, check=False)
+    assert child.returncode == 0, child.stderr.decode()
+    return dict(zip(known, pickle.loads(child.stdout), strict=True))
+
+
+CHILD = """
+import pickle, sys, traceback
+from hpo_algorithms import ALGORITHMS, build
+
+def answer(algorithm, schedule, problem, history):
+    try:
+        method = build(problem, {algorithm: {}}, {schedule: {}} if schedule else None)
+        return method.propose(problem, history, len(history), 3)
+    except Exception:
+        return traceback.format_exc()
+
+algorithms, cases = pickle.load(sys.stdin.buffer)
+ALGORITHMS.update(algorithms)
+sys.stdout.buffer.write(pickle.dumps([answer(*case) for case in cases]))
+"""

@@ -1,0 +1,118 @@
+"""Samplers that break one promise of the contract each, by which the contract suite is tested itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from hpo_algorithms import Draw, Problem
+from hpo_algorithms.samplers.random import Random
+from hpo_algorithms.streams import stream
+from hpo_algorithms.trials import History
+
+SLOW = 0.3  # seconds
+
+
+@dataclasses.dataclass
+class Honest:
+    """Breaks none; the others change one thing in it."""
+
+    def errors(self, problem: Problem) -> Sequence[Any]:
+        return Random().errors(problem)
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return Random().draw(problem, history, numbers)
+
+
+class OnTheGlobalStream(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return Random().draw(dataclasses.replace(problem, seed=np.random.randint(2**31)), history, numbers)
+
+
+class SeedingTheGlobalStream(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        random.seed(problem.seed)
+        return super().draw(problem, history, numbers)
+
+
+class WithAMemory(Honest):
+    calls = 0
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        self.calls += 1
+        return Random().draw(dataclasses.replace(problem, seed=self.calls), history, numbers)
+
+
+class ByHash(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return Random().draw(dataclasses.replace(problem, seed=hash("seed")), history, numbers)
+
+
+class Repeating(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return [Draw(problem.space.sample(stream(problem.seed, number, "x"))) for number in numbers]
+
+
+class WithInactiveParameters(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return [Draw({each.name: each.decode(0.9) for each in problem.space.parameters}) for _ in numbers]
+
+
+class GivingUp(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return super().draw(problem, history, numbers) if len(history) < 12 else []
+
+
+class Verbose(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return [dataclasses.replace(draw, memo="µ" * 1500) for draw in super().draw(problem, history, numbers)]
+
+
+class Generous(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return super().draw(problem, history, numbers)[:1] * len(numbers)
+
+
+class Trusting(Honest):
+    """Divides by what is zero where all losses are the same."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        losses = np.array([trial.losses[0] for trial in history if trial.losses and not trial.active])
+        _ = (losses - losses.mean()) / losses.std() if len(losses) > 1 else losses
+        return super().draw(problem, history, numbers)
+
+
+class Slow(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        start = time.process_time()
+        while len(history) > 1000 and time.process_time() - start < SLOW:
+            pass
+        return super().draw(problem, history, numbers)
+
+
+class Meddling(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        for trial in history:
+            trial.params.pop("momentum", None)  # type: ignore[attr-defined]
+        return super().draw(problem, history, numbers)
+
+
+# Saboteur -> the promise whose check must fail
+SABOTEURS: dict[type, str] = {
+    OnTheGlobalStream: "the_answer_depends_on_the_arguments_alone",
+    SeedingTheGlobalStream: "the_answer_depends_on_the_arguments_alone",
+    WithAMemory: "a_run_that_is_killed_at_every_step_goes_on_to_the_same_end",
+    ByHash: "another_process_answers_the_same",
+    Repeating: "a_finite_space_is_tried_wholly_and_once_and_then_the_search_is_exhausted",
+    WithInactiveParameters: "proposals_are_valid_whatever_the_order_of_results",
+    GivingUp: "several_are_proposed_at_once",
+    Verbose: "proposals_are_valid_whatever_the_order_of_results",
+    Generous: "several_are_proposed_at_once",
+    Trusting: "a_constant_objective_is_taken",
+    Slow: "a_proposal_after_a_long_study_comes_soon",
+    Meddling: "proposals_are_valid_whatever_the_order_of_results",
+}

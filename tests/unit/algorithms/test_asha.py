@@ -1,0 +1,142 @@
+"""ASHA: promotion as soon as there is somebody to promote."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hpo_algorithms import InvalidSettings, Optimizer, State
+from hpo_algorithms.schedules.asha import ASHA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.algorithms.histories import SPACE, Run, budgeted, done, failed, on
+from tests.unit.algorithms.test_hyperband import QUICK, quickest
+
+
+def by_number(trial):  # type: ignore[no-untyped-def]
+    return done(trial, float(trial.number))
+
+
+def test_one_worker_promotes_as_in_the_paper() -> None:
+    """With eta 3 and losses that grow: of each three below the best rises, and of three on the middle rung the best again."""
+    run = Run(ASHA(), budgeted(1, 9))
+    seen = []
+    for _ in range(13):
+        (trial,) = run.start(1)
+        seen.append((trial.slot.rung, trial.budget))
+        run.end([trial], lambda trial: done(trial, float(trial.slot.member or 0)))
+    low, middle, high = (0, 1), (1, 3), (2, 9)
+    assert seen == [low, low, low, middle, low, low, low, middle, low, low, low, middle, high]
+
+
+def test_what_is_newly_among_the_best_rises_though_as_many_have_risen_before() -> None:
+    run = Run(ASHA(), budgeted(1, 3))
+    rungs = []
+    for _ in range(6):
+        (trial,) = run.start(1)
+        rungs.append(trial.slot.rung)
+        run.end([trial], lambda trial: done(trial, -float(trial.number)))
+    assert rungs == [0, 0, 0, 1, 0, 1]
+
+
+def test_members_keep_their_number_and_start_from_their_own_checkpoint() -> None:
+    run = Run(ASHA(), budgeted(1, 9))
+    run.end(run.start(3), by_number)
+    risen, fresh = run.start(2)
+    assert (risen.slot.rung, risen.slot.member, risen.donor) == (1, 0, 0)
+    assert (fresh.slot.rung, fresh.slot.member, fresh.donor) == (0, 4, None)
+
+
+def test_the_highest_rung_is_served_first_and_workers_never_idle() -> None:
+    run = Run(ASHA(), budgeted(1, 9))
+    run.end(run.start(9), by_number)
+    run.end(run.start(3), by_number)
+    run.end(run.start(3), by_number)
+    assert [trial.slot.rung for trial in run.history[9:]] == [1, 1, 1, 2, 0, 0]
+    assert len(run.start(5)) == 5
+    assert len(run.start(5)) == 5
+
+
+def test_a_promotion_is_never_repeated_whatever_the_ranking_says_by_now() -> None:
+    run = Run(ASHA(), budgeted(1, 3))
+    run.end(run.start(3), by_number)
+    assert run.start(1)[0].slot.member == 0
+    for trial in run.history[:3]:
+        run.history[trial.number] = done(trial, -float(trial.number))
+    assert run.start(1)[0].slot.member == 2, "the best by now; the first promotion stands"
+    assert run.start(1)[0].slot.rung == 0
+
+
+@pytest.mark.parametrize("ending", [failed, lambda t: done(t, float("nan")), lambda t: done(t, float("inf"))])
+def test_trials_without_a_finite_loss_never_rise(ending) -> None:  # type: ignore[no-untyped-def]
+    run = Run(ASHA(), budgeted(1, 9))
+    for _ in range(10):
+        run.end(run.start(3), ending)
+    assert run.counts().keys() == {(None, 0)}
+    run.end(run.start(1), by_number)
+    assert run.start(1)[0].slot.rung == 1
+
+
+def test_a_space_that_ran_out_leaves_the_promotions() -> None:
+    run = Run(ASHA(), budgeted(1, 9))
+    run.end(run.start(9), by_number)
+    assert [trial.slot.rung for trial in run.start(8, exhausted=True)] == [1, 1, 1]
+    assert run.start(8, exhausted=True) == []
+    run.end(run.history[9:], by_number)
+    assert [trial.slot.rung for trial in run.start(8, exhausted=True)] == [2]
+    run.end(run.history[-1:], by_number)
+    assert run.start(8, exhausted=True) == []
+
+
+def test_checkpoints_are_kept_of_all_that_may_still_rise() -> None:
+    run = Run(ASHA(), budgeted(1, 9))
+    first = run.start(5)
+    run.end(first[:3], by_number)
+    run.end(first[3:4], failed)
+    assert run.schedule.donors(run.problem, run.history) == {0, 1, 2}
+    risen = run.start(1)
+    assert run.schedule.donors(run.problem, run.history) == {1, 2}
+    run.end(risen, by_number)
+    assert run.schedule.donors(run.problem, run.history) == {1, 2, risen[0].number}
+
+
+def test_it_is_refused_without_a_budget_and_with_several_objectives() -> None:
+    with pytest.raises(InvalidSettings, match=r"schedule\.asha: needs a budget"):
+        Optimizer(SPACE, {"random": {}}, {"asha": {}})
+    with pytest.raises(InvalidSettings, match=r"schedule\.asha: ranks Trials by one objective"):
+        Optimizer(SPACE, {"random": {}}, {"asha": {}}, (1, 9), objectives=3)
+
+
+@given(eta=st.integers(2, 5), workers=st.integers(1, 12), seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_any_order_of_results_promotes_at_most_one_in_eta_and_each_once(eta: int, workers: int, seed: int) -> None:
+    schedule = ASHA(eta=eta)
+    run, rng = Run(schedule, budgeted(1, 30)), random.Random(seed)
+    while len(run.history) < 150:
+        active = [trial for trial in run.history if trial.active]
+        donors = schedule.donors(run.problem, run.history)
+        started = run.start(workers - len(active)) if len(active) < workers else []
+        assert len(started) == workers - len(active), "no worker idles"
+        assert all(trial.donor in donors for trial in started if trial.slot.rung)
+        if rng.random() < 0.05:
+            run.stray()
+        for trial in rng.sample(active + started, rng.randint(1, workers)):
+            ending = done(trial, rng.random()) if rng.random() < 0.8 else failed(trial)
+            run.end([trial], lambda _, ending=ending: ending)  # type: ignore[misc]
+    placed = [trial for trial in run.history if trial.slot.rung is not None]
+    assert max(Counter((trial.slot.rung, trial.slot.member) for trial in placed).values()) == 1
+    for trial in placed:
+        if trial.slot.rung:
+            below = [t for t in on(run.history, trial.slot.rung - 1) if t.number < trial.number and not t.active]
+            assert any(t.slot.member == trial.slot.member and t.state is State.DONE for t in below)
+            assert len(below) >= eta
+
+
+def test_a_proposal_after_ten_thousand_trials_is_quick() -> None:
+    run, rng = Run(ASHA(), budgeted(1, 81)), random.Random(0)
+    while len(run.history) < 10_000:
+        run.end(run.start(500), lambda trial: done(trial, rng.random()))
+    assert quickest(lambda: run.schedule.places(run.problem, run.history, 8, False)) < QUICK
+    assert quickest(lambda: run.schedule.donors(run.problem, run.history)) < QUICK

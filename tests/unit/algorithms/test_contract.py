@@ -1,0 +1,43 @@
+"""Every algorithm of the registry, under every schedule that it can be combined with, keeps every promise of the seam."""
+
+from __future__ import annotations
+
+import pytest
+from hpo_algorithms import ALGORITHMS, InvalidParameters
+
+from tests.unit.algorithms import contract
+from tests.unit.algorithms.contract import PROMISES, Method, Promise, pairs
+from tests.unit.algorithms.saboteurs import SABOTEURS, SLOW, Honest
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize(("method", "promised"), pairs(), ids=lambda each: getattr(each, "__name__", str(each)))
+def test_contract(method: Method, promised: Promise) -> None:
+    promised(method)
+
+
+# The suite itself
+
+
+BY_NAME = {promised.__name__: promised for promised in PROMISES}
+
+
+@pytest.mark.parametrize(("saboteur", "name"), SABOTEURS.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_sampler_that_breaks_a_promise_is_found_out(saboteur: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "saboteur", f"{saboteur.__module__}:{saboteur.__name__}")
+    monkeypatch.setattr(contract, "PATIENCE", SLOW / 2)
+    with pytest.raises((AssertionError, InvalidParameters, RuntimeWarning)):
+        BY_NAME[name](Method("saboteur", "flat"))
+
+
+def test_a_sampler_that_breaks_none_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "saboteur", f"{Honest.__module__}:{Honest.__name__}")
+    for name in set(SABOTEURS.values()):
+        BY_NAME[name](Method("saboteur", "flat"))
+
+
+def test_every_algorithm_and_every_schedule_of_the_registry_is_covered() -> None:
+    covered = {str(method) for method, _ in pairs()}
+    assert {name.split("-")[0] for name in covered} == set(ALGORITHMS)
+    assert {"random-hyperband", "grid-median", "tpe-asha"} <= covered

@@ -1,0 +1,236 @@
+"""The Gaussian process sampler, and each mathematical part beneath it."""
+
+import itertools
+import math
+import statistics
+import warnings
+
+import numpy as np
+import pytest
+from hpo_algorithms import Optimizer, Problem, Space, State, Trial
+from hpo_algorithms.gp import acquisition
+from hpo_algorithms.gp.ensemble import thinned
+from hpo_algorithms.gp.features import Features
+from hpo_algorithms.gp.model import GP, Prior, _Posterior, fit
+from hpo_algorithms.gp.outputs import half_ranked, winsorised
+from hpo_algorithms.gp.region import LENGTH, side
+from hpo_algorithms.gp.surrogate import Results
+from hpo_algorithms.samplers.gp import ACQUISITIONS, GaussianProcess
+from scipy.stats import norm
+
+MIXED = Space.from_spec(
+    [
+        {"name": "optimizer", "categorical": {"choices": ["sgd", "adam"]}},
+        {"name": "lr", "float": {"min": 1e-5, "max": 1.0, "scale": "Log"}},
+        {"name": "momentum", "float": {"min": 0.0, "max": 1.0, "step": 0.25}, "when": [{"parameter": "optimizer", "in": ["sgd"]}]},
+        {"name": "layers", "int": {"min": 1, "max": 6}},
+        {"name": "units", "int": {"min": 1, "max": 1024, "scale": "Log"}},
+        {"name": "batch", "ordinal": {"values": [16, 32, 64]}},
+        {"name": "only", "categorical": {"choices": ["one"]}},
+    ]
+)
+LINE = Space.from_spec([{"name": "x", "float": {"min": 0.0, "max": 1.0}}])
+PLANE = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y")])
+
+
+def trials(space, count, loss, seed=0, **fields):
+    rng = np.random.default_rng(seed)
+    drawn = [space.sample(rng) for _ in range(count)]
+    return [Trial(i, p, state=State.DONE, losses=(loss(p),), **fields) for i, p in enumerate(drawn)]
+
+
+def bowl(p):
+    return (p["x"] - 0.3) ** 2 + (p["y"] - 0.7) ** 2
+
+
+def test_the_gradient_of_the_posterior_density_is_that_of_finite_differences():
+    rng = np.random.default_rng(0)
+    F, prior = rng.random((30, 4)), Prior(0.7)
+    owner = np.array([0, 1, 1, 2])
+    density = _Posterior(F, np.sin(5 * F[:, 0]) + F[:, 1], owner, prior)
+    theta = prior.means(3) + 0.3 * rng.normal(size=5)
+    slopes = [(density(theta + 1e-5 * e)[0] - density(theta - 1e-5 * e)[0]) / 2e-5 for e in np.eye(5)]
+    np.testing.assert_allclose(density(theta)[1], slopes, rtol=1e-4, atol=1e-4)
+
+
+def test_the_posterior_is_that_of_the_textbook():
+    rng = np.random.default_rng(1)
+    F, G, y = rng.random((8, 2)), rng.random((5, 2)), rng.normal(size=8)
+    theta = np.array([0.1, -0.5, 0.2, -3.0])
+
+    def kernel(A, B):
+        r = math.sqrt(5) * np.linalg.norm((A[:, None] - B[None]) / np.exp(theta[:2]), axis=2)
+        return math.exp(0.2) * (1 + r + r**2 / 3) * np.exp(-r)
+
+    K = kernel(F, F) + math.exp(-3) * np.eye(8)
+    k, inverse, one = kernel(G, F), np.linalg.inv(K), np.ones(8)
+    centre = one @ inverse @ y / (one @ inverse @ one)
+    mean, deviation = GP(F, y, np.array([0, 1]), theta).predict(G)
+    np.testing.assert_allclose(mean, centre + k @ inverse @ (y - centre), atol=1e-6)
+    np.testing.assert_allclose(deviation**2, math.exp(0.2) - np.sum(k @ inverse * k, axis=1), atol=1e-6)
+
+
+def test_a_parameter_that_does_not_matter_gets_the_longest_scale():
+    rng = np.random.default_rng(2)
+    F = rng.random((60, 3))
+    theta = fit(F, winsorised(np.sin(6 * F[:, 1])), np.arange(3), Prior(0.7), steps=30)
+    assert theta[1] == theta[:3].min()
+
+
+def test_features_put_inactive_at_one_distance_from_all_active_values():
+    U = MIXED.encode_all(
+        [
+            MIXED.validate({"optimizer": "adam", "lr": 0.1, "layers": 2, "units": 8, "batch": 32, "only": "one"}),
+            *(
+                MIXED.validate({"optimizer": "sgd", "momentum": m, "lr": 0.1, "layers": 2, "units": 8, "batch": 32, "only": "one"})
+                for m in (0.0, 0.5, 1.0)
+            ),
+        ]
+    )
+    F = Features(MIXED)(U)
+    distance = np.linalg.norm(F[0] - F[1:], axis=1)
+    assert np.ptp(distance) < 1e-12
+    assert F.shape[1] == len(Features(MIXED).owner)
+
+
+def test_outputs_keep_the_order_of_the_good_and_tame_the_bad():
+    y = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 1e6, 1e9])
+    for transformed in (winsorised(y), half_ranked(y)):
+        assert transformed.mean() == pytest.approx(0)
+        assert transformed.std() == pytest.approx(1)
+        assert (np.diff(transformed)[:3] > 0).all()
+        assert transformed.max() < 4
+    assert not winsorised(np.ones(5)).any()
+    assert not half_ranked(np.ones(5)).any()
+
+
+@pytest.mark.parametrize("z", [3.0, 0.0, -1.0, -1.0001, -8.0, -30.0, -500.0, -2000.0])
+def test_log_ei_is_the_logarithm_of_the_expected_improvement(z):
+    found = acquisition.log_ei(np.array([0.0]), np.array([2.0]), 2.0 * z)[0]
+    if z > -5:
+        assert found == pytest.approx(math.log(2 * (z * norm.cdf(z) + norm.pdf(z))), rel=1e-9)
+    else:  # phi(z) / z^2 (1 - 3 / z^2 + ...)
+        expected = math.log(2) + norm.logpdf(z) - 2 * math.log(-z) + math.log1p(-3 / z**2 + 15 / z**4)
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_draws_of_the_minimum_have_the_distribution_of_the_minimum():
+    rng = np.random.default_rng(3)
+    mean, deviation = rng.normal(size=50), rng.uniform(0.1, 1.0, size=50)
+    truth = (mean + deviation * rng.standard_normal((20_000, 50))).min(axis=1)
+    drawn = acquisition.drawn_minima(mean, deviation, rng, 20_000)
+    for p in (0.25, 0.5, 0.75):
+        assert np.quantile(drawn, p) == pytest.approx(np.quantile(truth, p), abs=0.05)
+
+
+def test_thinning_keeps_the_best_half_and_spreads_the_rest():
+    y = np.arange(100.0)[::-1]
+    kept = thinned(y, 20)
+    assert len(kept) == len(set(kept.tolist())) == 20
+    assert (y[kept] < 10).sum() == 10
+    assert y[kept].max() == 99
+
+
+def test_a_trust_region_grows_with_success_and_shrinks_without():
+    assert side(np.array([5.0, 4.0, 3.0]), d=30) == 2 * LENGTH
+    assert side(np.array([5.0] + [6.0] * 30), d=30) == LENGTH / 2
+    assert side(np.full(31, np.inf), d=30) == LENGTH / 2
+
+
+def test_results_tell_the_worst_of_what_gave_none():
+    x = {"x": 0.5}
+    history = [
+        Trial(0, x, state=State.DONE, losses=(1.0,)),
+        Trial(1, x, state=State.FAILED),
+        Trial(2, x, state=State.DONE, losses=(math.nan,)),
+        Trial(3, x, state=State.DONE, losses=(0.5,), violation=1.0),
+        Trial(4, x, state=State.STOPPED, losses=(2.0,), step=3, budget=9),
+        Trial(5, x),
+    ]
+    found = Results.of(Problem(LINE, min_budget=1, max_budget=9), history)
+    assert found.Y[:, 0].tolist() == [1.0, math.inf, math.inf, math.inf, 2.0]
+    assert found.reach[4] == pytest.approx(0.5)
+    assert (found.usable, len(found.active)) == (2, 1)
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITIONS)
+def test_every_acquisition_finds_the_minimum_of_a_bowl(acquisition):
+    optimizer = Optimizer(PLANE, algorithm={"gp": {"acquisition": acquisition}}, seed=1)
+    for _ in range(25):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, bowl(trial.params))
+    assert optimizer.best.losses[0] < 2e-3
+
+
+def test_eight_at_once_go_to_different_places():
+    history = trials(PLANE, 20, lambda p: math.sin(9 * p["x"]) * math.cos(7 * p["y"]))
+    drawn = GaussianProcess().draw(Problem(PLANE), history, list(range(20, 28)))
+    points = PLANE.encode_all([draw.params for draw in drawn])
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)[np.triu_indices(8, 1)]
+    assert distance.min() > 1e-3
+    assert np.median(distance) > 0.1
+
+
+def test_several_at_once_are_what_one_after_another_would_be():
+    history = trials(MIXED, 20, lambda p: abs(math.log10(p["lr"]) + 3))
+    for draw in GaussianProcess().draw(Problem(MIXED), history, [20, 21, 22]):
+        (alone,) = GaussianProcess().draw(Problem(MIXED), history, [len(history)])
+        assert alone.params == draw.params
+        history.append(Trial(len(history), alone.params))
+
+
+def test_what_is_learned_at_small_budgets_helps_at_the_full_one():
+    low = [Trial(t.number, t.params, 1, state=State.DONE, losses=(t.losses[0] + 1,)) for t in trials(PLANE, 30, bowl)]
+    high = [Trial(30 + i, t.params, 27, state=State.DONE, losses=(bowl(t.params),)) for i, t in enumerate(low[:3])]
+    problem = [Problem(PLANE, min_budget=1, max_budget=27, seed=seed) for seed in range(5)]
+    drawn = [GaussianProcess().draw(p, low + high, [33])[0].params for p in problem]
+    assert statistics.median(bowl(p) for p in drawn) < 0.02
+
+
+def test_two_objectives_are_traded_against_each_other():
+    optimizer = Optimizer(LINE, algorithm={"gp": {}}, seed=2, objectives=2)
+    for _ in range(25):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, (trial.params["x"] ** 2, (trial.params["x"] - 0.5) ** 2))
+    tried = sorted(t.params["x"] for t in optimizer.history[8:])
+    assert statistics.mean(x <= 0.55 for x in tried) > 0.8
+    assert max(b - a for a, b in itertools.pairwise(tried) if b <= 0.5) < 0.25
+
+
+def test_finite_spaces_are_tried_whole_and_without_repetition():
+    space = Space.from_spec(
+        [{"name": "a", "int": {"min": 1, "max": 5}}, {"name": "b", "categorical": {"choices": ["x", "y", "z"]}}]
+    )
+    optimizer = Optimizer(space, algorithm={"gp": {"startupTrials": 3}}, seed=1)
+    seen = []
+    while (trial := optimizer.ask()) is not None:
+        optimizer.tell(trial.number, trial.params["a"])
+        seen.append(space.key(trial.params))
+    assert len(seen) == len(set(seen)) == 15
+
+
+HARD = {
+    "no results": lambda i: {"state": State.FAILED},
+    "constant": lambda i: {"state": State.DONE, "losses": (1.0,)},
+    "not numbers": lambda i: {"state": State.DONE, "losses": ((math.nan, math.inf, -math.inf, 1e300, -1e300, 3.0)[i % 6],)},
+    "stopped": lambda i: {"state": State.STOPPED, "losses": (float(i),), "step": i},
+    "infeasible": lambda i: {"state": (State.INFEASIBLE, State.DONE)[i % 2], "losses": (float(i),), "violation": float(i % 3)},
+    "active": lambda i: {},
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("count", [0, 1, 2, 25])
+def test_any_history_gives_a_valid_proposal_without_warnings(kind, count):
+    rng = np.random.default_rng(3)
+    history = [Trial(i, MIXED.sample(rng), **HARD[kind](i)) for i in range(count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for draw in GaussianProcess(startup_trials=2).draw(Problem(MIXED), history, [count, count + 1]):
+            assert MIXED.validate(draw.params) == draw.params
+
+
+def test_a_hundred_parameters_and_ten_thousand_trials_are_possible():
+    wide = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(100)])
+    assert len(GaussianProcess().draw(Problem(wide), trials(wide, 30, lambda p: p["x0"]), [30])[0].params) == 100
+    assert GaussianProcess().draw(Problem(PLANE), trials(PLANE, 10_000, bowl), [10_000])
