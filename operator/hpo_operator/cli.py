@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hpo_algorithms import AlgorithmsError, InvalidInput
 
-from hpo_operator import conditions as c
 from hpo_operator import manifests
-from hpo_operator.resources import RankedTrial, Study, Trial
+from hpo_operator.resources import Study
 from hpo_operator.validation import notes, read_study
 
 SUCCEEDED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 BEST_SHOWN = 10
+WIDTH = 160  # of tables where there is no terminal
 
 DESCRIPTION = """\
 Hyperparameter optimization: run a Study to its end on this machine.
@@ -37,6 +36,7 @@ Hyperparameter optimization: run a Study to its end on this machine.
   hpo best DIR -o env           the best parameters, for use elsewhere
   hpo exec -- program args      inside a Trial: report what an unmodified program prints
 """
+CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was interrupted."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except InvalidInput as error:
         print("\n".join(f"error: {fault}" for fault in error.faults), file=sys.stderr)
         return BAD_INPUT
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has had enough
+        _silence()
         return SUCCEEDED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -59,40 +60,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hpo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"hpo {version('hpo-operator')}")
+    parser = argparse.ArgumentParser(
+        "hpo", description=DESCRIPTION, epilog=CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="run a Study to its end", description="Run a Study to its end on this machine.")
+    run = commands.add_parser(
+        "run", help="run a Study to its end", description="Run a Study to its end on this machine.", epilog=CODES
+    )
     _study_argument(run)
     run.add_argument("--parallelism", type=_count, metavar="N", help="Trials at once, instead of spec.parallelism")
-    run.add_argument("--gpus", type=_gpus, metavar="0,1", help="GPUs to hand out to Trials that ask for nvidia.com/gpu")
+    run.add_argument(
+        "--gpus", type=_gpus, metavar="0,1", help="GPUs for Trials that ask for nvidia.com/gpu (default: all that nvidia-smi lists)"
+    )
     run.add_argument("--results", type=Path, metavar="DIR", help="results folder (default: hpo-runs/<name of the Study>)")
     run.add_argument("--fresh", action="store_true", help="set earlier results aside and start anew")
-    run.add_argument("--output", choices=["text", "json"], default="text", help="what to print at the end (default: text)")
+    _output_argument(run, "text", "json")
     run.add_argument("--quiet", action="store_true", help="no progress, only the end")
     run.set_defaults(run=_run)
 
     validate = commands.add_parser("validate", help="check a Study file", description="Check a Study file; nothing is run.")
     _study_argument(validate)
+    _output_argument(validate, "text", "json", "yaml")
     validate.set_defaults(run=_validate)
 
     plan = commands.add_parser("plan", help="what a Study would do", description="Play a Study through; nothing is run.")
     _study_argument(plan)
     plan.add_argument(
-        "--unit-seconds", type=float, metavar="S", help="seconds that a budget unit (or a Trial) takes, for GPU-hours"
+        "--unit-seconds", type=_positive, metavar="S", help="seconds that a budget unit (or a Trial) takes, for GPU-hours"
     )
-    plan.add_argument("--output", choices=["text", "json"], default="text", help="how to print it (default: text)")
+    _output_argument(plan, "text", "json", "yaml")
     plan.set_defaults(run=_plan)
 
     trials = commands.add_parser("trials", help="the Trials of a results folder")
     trials.add_argument("results", type=Path, metavar="DIR", help="results folder of `hpo run`")
-    trials.add_argument("--output", "-o", choices=["text", "json"], default="text", help="how to print them (default: text)")
+    _output_argument(trials, "text", "json", "yaml")
     trials.set_defaults(run=_trials)
 
     best = commands.add_parser("best", help="the best parameters of a results folder")
     best.add_argument("results", type=Path, metavar="DIR", help="results folder of `hpo run`")
-    best.add_argument("--output", "-o", choices=["text", "yaml", "json", "env"], default="text", help="how to print them")
+    _output_argument(best, "text", "yaml", "json", "env")
     best.set_defaults(run=_best)
 
     execute = commands.add_parser("exec", help="run an unmodified program and report what it prints", add_help=False)
@@ -104,46 +112,64 @@ def _study_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, metavar="STUDY", help="a YAML file with one Study")
 
 
+def _output_argument(parser: argparse.ArgumentParser, *formats: str) -> None:
+    parser.add_argument("--output", "-o", choices=formats, default="text", help="how to print the result (default: text)")
+
+
 # Commands
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from hpo_operator.local.display import display_for
-    from hpo_operator.local.runner import Interrupted, LocalRunner
-    from hpo_operator.local.store import WriteFailed
+    from hpo_operator.local.runner import AlgorithmFailed, Interrupted, LocalRunner
+    from hpo_operator.local.store import RunBroken, set_aside
+    from hpo_operator.local.summary import succeeded
 
-    study = _load(arguments.study)
-    for note in notes(study.spec):
-        print(f"note: {note}", file=sys.stderr)
+    study, found = _load(arguments.study)
     results: Path = arguments.results or Path("hpo-runs") / study.metadata.name
-    if arguments.fresh:
-        _set_aside(results)
+    display = display_for(arguments.output, arguments.quiet)
+    runner = LocalRunner(
+        study,
+        arguments.study.resolve().parent,
+        results,
+        gpus=arguments.gpus,
+        watch=display,
+        parallelism=arguments.parallelism,
+    )
+    _tell([*found, *runner.notes])
     try:
-        with display_for(arguments.output, arguments.quiet) as display:
-            runner = LocalRunner(
-                study,
-                arguments.study.resolve().parent,
-                results,
-                gpus=arguments.gpus,
-                watch=display,
-                parallelism=arguments.parallelism,
-            )
-            with _interrupts(runner.interrupt):
-                ended = runner.run()
+        if arguments.fresh and (aside := set_aside(results)):
+            _tell([f"earlier results were set aside as {aside}"])
+        with display, _interrupts(runner.interrupt):
+            ended = runner.run()
     except Interrupted:
         print(f"\nInterrupted. What has ended stands in {results}; run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
-    except WriteFailed as error:
+    except (RunBroken, AlgorithmFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    return _report(ended, results, arguments.output)
+    try:
+        _report(ended, runner, results, arguments.output)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()  # nobody reads, but somebody may ask how it ended
+    return SUCCEEDED if succeeded(ended) else FAILED
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    study = _load(arguments.study)
-    for note in notes(study.spec):
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{arguments.study}: Study '{study.metadata.name}' is valid.")
+    try:
+        study, found = _load(arguments.study)
+    except InvalidInput as error:
+        if arguments.output == "text":
+            raise
+        faults = [{"path": f.path, "value": f.value, "rule": f.rule, "remedy": f.remedy} for f in error.faults]
+        _print_values({"valid": False, "faults": faults}, arguments.output)
+        return BAD_INPUT
+    if arguments.output == "text":
+        _tell(found)
+        print(f"{arguments.study}: Study '{study.metadata.name}' is valid.")
+    else:
+        _print_values({"valid": True, "study": study.metadata.name, "notes": found}, arguments.output)
     return SUCCEEDED
 
 
@@ -151,12 +177,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from hpo_operator.local.preview import preview
     from hpo_operator.local.preview_text import as_json, as_text
 
-    study = _load(arguments.study)
+    study, _ = _load(arguments.study)
     shown = preview(study.spec, study.spec.seed or 0)
-    if arguments.output == "json":
-        print(json.dumps(as_json(study, shown, arguments.unit_seconds), indent=2))
-    else:
+    if arguments.output == "text":
         print(as_text(study, shown, arguments.unit_seconds))
+    else:
+        _print_values(as_json(study, shown, arguments.unit_seconds), arguments.output)
     return SUCCEEDED
 
 
@@ -164,14 +190,10 @@ def _trials(arguments: argparse.Namespace) -> int:
     from hpo_operator.local.store import open_for_reading
 
     study, trials = open_for_reading(arguments.results)
-    if arguments.output == "json":
-        print(json.dumps([trial.manifest() for trial in trials], indent=2))
+    if arguments.output == "text":
+        _print_table(study, trials)
     else:
-        from rich.console import Console
-
-        from hpo_operator.local.display import trials_table
-
-        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(trials_table(study, trials))
+        _print_values([trial.manifest() for trial in trials], arguments.output)
     return SUCCEEDED
 
 
@@ -188,131 +210,129 @@ def _best(arguments: argparse.Namespace) -> int:
         print(f"error: {arguments.results}: no Trial has given a result yet.", file=sys.stderr)
         return FAILED
     best = ledger.best()[0]
-    params = space.parse({pair.name: pair.value for pair in best.parameters})
-    if arguments.output == "json":
-        print(json.dumps(params, indent=2))
-    elif arguments.output == "yaml":
-        import yaml
-
-        print(yaml.safe_dump(params, sort_keys=False), end="")
-    elif arguments.output == "env":
+    if len(study.spec.objectives) > 1:
+        _tell([f"the best in '{study.spec.objectives[0].metric}' of {len(ledger.front())} Trials on the Pareto front"])
+    if arguments.output == "env":
         import shlex
 
         print("\n".join(f"{parameter_variable(pair.name)}={shlex.quote(pair.value)}" for pair in best.parameters))
-    else:
+    elif arguments.output == "text":
         metrics = ", ".join(f"{pair.name} = {pair.value}" for pair in best.metrics)
         print("\n".join([f"Trial {best.number}: {metrics}", *(f"  {pair.name} = {pair.value}" for pair in best.parameters)]))
+    else:
+        _print_values(space.parse({pair.name: pair.value for pair in best.parameters}), arguments.output)
     return SUCCEEDED
 
 
 # Pieces
 
 
-def _load(path: Path) -> Study:
+def _load(path: Path) -> tuple[Study, list[str]]:
+    """The Study of a file, and what should be said about it."""
     document = manifests.study_document(manifests.read_file(path), str(path))
-    return read_study(document.data)
+    study = read_study(document.data)
+    found = notes(study.spec)
+    if document.others:
+        found.append(f"{path}: {document.others} documents of other kinds are left out.")
+    return study, found
 
 
-def _report(study: Study, results: Path, output: str) -> int:
-    found = c.condition(study.status.conditions, c.SUCCEEDED)
-    assert found is not None
-    code = SUCCEEDED if found.status == "True" else FAILED
+def _tell(found: Sequence[str]) -> None:
+    for note in found:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _report(study: Study, runner: Any, results: Path, output: str) -> None:
+    from hpo_operator.local.summary import as_json, best_trials, sentences
+
     if output == "json":
-        print(json.dumps(_summary(study, results), indent=2))
-        return code
+        print(json.dumps(as_json(study, results), indent=2))
+        return
+    if best := best_trials(study, runner.trials, BEST_SHOWN):
+        several = len(study.spec.objectives) > 1
+        title = f"{len(best)} Trials on the Pareto front" if several else f"Best {len(best)}"
+        _print_table(study, best, f"{title} of {study.status.trials.completed} completed Trials")
+    print()
+    print(sentences(study))
+    places = f"Results: {results}    logs: {results}/trials/*/log.txt"
+    print(f"{places}    best parameters: hpo best {results} -o yaml" if study.status.best else places)
+
+
+def _print_table(study: Study, trials: Sequence[Any], title: str | None = None) -> None:
     from rich.console import Console
 
-    from hpo_operator.local.display import trials_table
-    from hpo_operator.local.store import open_for_reading
+    from hpo_operator.local.live import trials_table
 
-    best = study.status.best
-    _, trials = open_for_reading(results)
-    by_number = {trial.spec.number: trial for trial in trials}
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    if best:
-        shown = [by_number[each.number] for each in best[:BEST_SHOWN] if each.number in by_number]
-        console.print(trials_table(study, shown, title=f"Best {len(shown)} of {study.status.trials.completed} completed Trials"))
-    print()
-    print(_sentence(study, found.status == "True", found.reason, found.message))
-    if best:
-        print(_best_lines(study, best[0], by_number))
-    print(f"Results: {results}    logs: {results}/trials/*/log.txt    best parameters: hpo best {results} -o yaml")
-    return code
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(trials_table(study, trials, title))
 
 
-def _sentence(study: Study, succeeded: bool, reason: str, message: str) -> str:
-    counts, status = study.status.trials, study.status
-    parts = [f"{counts.completed} completed"]
-    parts += [f"{n} {word}" for n, word in (
-        (counts.early_stopped, "stopped early"), (counts.infeasible, "infeasible"), (counts.failed, "failed")
-    ) if n]  # fmt: skip
-    took = _seconds(status.start_time, status.completion_time)
-    sentence = (
-        f"Study '{study.metadata.name}' {'succeeded' if succeeded else 'FAILED'} ({reason}) after {took}: {', '.join(parts)}."
-    )
-    return f"{sentence}\n{message}" if message and not succeeded else sentence
-
-
-def _best_lines(study: Study, best: RankedTrial, trials: dict[int, Trial]) -> str:
-    objective = study.spec.objectives[0].metric
-    value = next((pair.value for pair in best.metrics if pair.name == objective), "")
-    parameters = "  ".join(f"{pair.name}={pair.value}" for pair in best.parameters)
-    return f"Best: {objective} = {value} by Trial {best.number}:  {parameters}"
-
-
-def _summary(study: Study, results: Path) -> dict[str, Any]:
-    found = c.condition(study.status.conditions, c.SUCCEEDED)
-    assert found is not None
-    return {
-        "study": study.metadata.name,
-        "succeeded": found.status == "True",
-        "reason": found.reason,
-        "message": found.message,
-        "trials": study.status.trials.manifest(),
-        "best": [each.manifest() for each in study.status.best],
-        "paretoFront": [each.manifest() for each in study.status.pareto_front],
-        "results": str(results),
-    }
-
-
-def _seconds(start: datetime | None, end: datetime | None) -> str:
-    return f"{(end - start).total_seconds():.1f} s" if start and end else "no time"
-
-
-def _set_aside(results: Path) -> None:
-    """Rename an earlier results folder to the first free name, for results are never deleted."""
-    if not results.exists():
+def _print_values(values: Any, output: str) -> None:
+    if output == "json":
+        print(json.dumps(values, indent=2))
         return
-    number = 1
-    while (aside := results.with_name(f"{results.name}.{number}")).exists():
-        number += 1
-    results.rename(aside)
-    print(f"note: earlier results were set aside as {aside}", file=sys.stderr)
+    import yaml
+
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
 
 
 @contextmanager
-def _interrupts(interrupt: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM end the Trials first; a second one ends this process as usual."""
+def _interrupts(interrupt: Callable[[], None]) -> Iterator[None]:
+    """SIGINT, SIGTERM and a closed terminal end the Trials first; a second signal does not wait for them, a third is as usual."""
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {each: signal.getsignal(each) for each in wanted}
+    previous = {each: handler for each, handler in previous.items() if handler is not signal.SIG_IGN}  # as nohup sets it
+    received = 0
 
     def handler(number: int, frame: object) -> None:
-        print("\nEnding the running Trials …", file=sys.stderr)
-        for each in signals:
-            signal.signal(each, previous[each])
+        nonlocal received
+        received += 1
+        if received > 1:
+            for each in previous:
+                signal.signal(each, previous[each])
+        # Not by print, which must not be entered a second time when the signal comes in the middle of one.
+        words = "Ending the running Trials …" if received == 1 else "Killing them."
+        with suppress(OSError):
+            os.write(2, f"\n{words}\n".encode())
         interrupt()
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {each: signal.signal(each, handler) for each in signals}
+    for each in previous:
+        signal.signal(each, handler)
     try:
         yield
     finally:
-        for each in signals:
+        for each in previous:
             signal.signal(each, previous[each])
 
 
+def _silence() -> None:
+    """The reader of a pipe has had enough; Python must not find that out again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        from importlib.metadata import version
+
+        print(f"hpo {version('hpo-operator')}")
+        parser.exit()
+
+
 def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 10_000:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 to 10000")
     return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number greater than 0")
+    return number
 
 
 def _gpus(text: str) -> list[str]:

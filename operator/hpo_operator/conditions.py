@@ -13,6 +13,8 @@ from hpo_operator.resources import Condition
 
 Truth = Literal["True", "False", "Unknown"]
 
+MAX_MESSAGE = 1024
+
 # Types
 ACCEPTED = "Accepted"
 PROGRESSING = "Progressing"
@@ -46,6 +48,10 @@ OBJECTIVE_NOT_FINITE = "ObjectiveNotFinite"
 CANCELED = "Canceled"
 DONOR_UNAVAILABLE = "DonorUnavailable"
 
+GIVEN_UP = frozenset({PREEMPTED, RESULT_LOST, STUDY_SUSPENDED})  # the workload in the status is no longer this Trial's
+LOSSES = GIVEN_UP - {STUDY_SUSPENDED}  # counted against maxRetries
+WAITS = frozenset({CREATING, QUOTA_PENDING, UNSCHEDULABLE, IMAGE_PULL})
+
 FAILURES = frozenset({PROGRAM_FAILED, TIMED_OUT, OBJECTIVE_MISSING, WORKLOAD_REJECTED, RETRIES_EXHAUSTED})
 INFEASIBILITIES = frozenset({INFEASIBLE, OBJECTIVE_NOT_FINITE})
 FREED = frozenset({CANCELED, DONOR_UNAVAILABLE})
@@ -59,6 +65,18 @@ TEMPLATE_CHANGED = "TemplateChanged"
 KIND_NOT_ALLOWED = "KindNotAllowed"
 CHECKPOINT_STORE_UNUSABLE = "CheckpointStoreUnusable"
 WARM_START_UNUSABLE = "WarmStartUnusable"
+
+REJECTIONS = frozenset(
+    {
+        INVALID_SPACE,
+        INVALID_SETTINGS,
+        TEMPLATE_REJECTED,
+        TEMPLATE_CHANGED,
+        KIND_NOT_ALLOWED,
+        CHECKPOINT_STORE_UNUSABLE,
+        WARM_START_UNUSABLE,
+    }
+)
 
 # Study: Progressing
 TRIALS_ACTIVE = "TrialsActive"
@@ -110,10 +128,15 @@ def put(
         type=type_,
         status=status,
         reason=reason,
-        message=message[:1024],
+        message=plain(message)[:MAX_MESSAGE],
         observed_generation=generation,
         last_transition_time=since,
     )
     if old is None:
         return (*conditions, new)
     return tuple(new if each is old else each for each in conditions)
+
+
+def plain(text: str) -> str:
+    """Text of unknown origin as the API can take it: half a surrogate pair, which JSON lets through, is no character."""
+    return text.encode("utf-8", "replace").decode()

@@ -12,6 +12,12 @@ from hpo_operator.ledger import params_of
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.resources import Study, Trial
 
+PARAMETER_PREFIX = "HPO_PARAM_"
+CONTRACT = frozenset({
+    "HPO_STUDY", "HPO_STUDY_UID", "HPO_TRIAL", "HPO_TRIAL_NUMBER", "HPO_PARAMETERS", "HPO_PARAMETERS_FILE", "HPO_OBJECTIVES",
+    "HPO_START_STEP", "HPO_BUDGET", "HPO_TERMINATION_FILE", "HPO_METRICS_FILE", "HPO_METRICS_PORT",
+})  # fmt: skip
+
 _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 
 
@@ -36,7 +42,12 @@ def trial_environment(study: Study, trial: Trial, space: Space) -> dict[str, str
 
 def parameter_variable(name: str) -> str:
     """The variable that holds one parameter's value, for programs that are told by their command line."""
-    return "HPO_PARAM_" + re.sub(r"[^A-Z0-9_]", "_", name.upper())
+    return PARAMETER_PREFIX + re.sub(r"[^A-Z0-9_]", "_", name.upper())
+
+
+def is_ours(name: str) -> bool:
+    """Whether a variable belongs to the contract between a Trial and its program; see docs/sdk.md."""
+    return name in CONTRACT or name.startswith(PARAMETER_PREFIX)
 
 
 def expanded(text: str, variables: Mapping[str, str]) -> str:

@@ -7,21 +7,21 @@ here can be made again from the Trials alone.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 
 import hpo_algorithms as algorithms
-from hpo_algorithms import State
+from hpo_algorithms import InvalidInput, State
 from hpo_algorithms.space import Params, Space
 
 from hpo_operator import conditions as c
 from hpo_operator.outcomes import losses_of, violation_of
+from hpo_operator.rankings import Rankings
 from hpo_operator.reports import number as parsed
-from hpo_operator.resources import NamedValue, RankedTrial, SlotSpec, StudySpec, Trial, TrialCounts
-
-MAX_BEST = 10
-MAX_FRONT = 100
+from hpo_operator.resources import NamedValue, RankedTrial, SlotSpec, StudySpec, Trial, TrialCounts, TrialStatus
 
 STATES = {
     c.COMPLETED: State.DONE,
@@ -31,11 +31,38 @@ STATES = {
 }
 
 
+class Changes:
+    """Which Trials have changed since when: `changed[version:]` are their numbers, each once, the latest change last."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._last: dict[int, int] = {}
+
+    def append(self, number: int) -> None:
+        self._version += 1
+        self._last.pop(number, None)
+        self._last[number] = self._version
+
+    def __len__(self) -> int:
+        return self._version
+
+    def __getitem__(self, since: slice) -> list[int]:
+        found = []
+        for number in reversed(self._last):
+            if self._last[number] <= (since.start or 0):
+                break
+            found.append(number)
+        return found[::-1]
+
+
 class Ledger:
     """All Trials of a Study by number.
 
-    `active` are those without a result, `uncleaned` those that have one but whose workload may still be there. `version` grows with
-    each change that an algorithm could see; `changed` lists the numbers of the Trials behind each version.
+    `active` are those without a result, `uncleaned` those that have one but whose workload may still be there, `removed` the
+    numbers of those that were deleted by hand and whose workload may still be there. `kept` holds (completion time, number), in
+    this order, of ended Trials whose pods are known to have ended, and whose workloads only wait for their time to live to pass.
+
+    `version` grows with each change that an algorithm could see; `changed[version:]` are the numbers of the Trials behind it.
     """
 
     def __init__(self, spec: StudySpec, space: Space, trials: Iterable[Trial] = (), created: int = 0) -> None:
@@ -44,17 +71,22 @@ class Ledger:
         self.trials: dict[int, Trial] = {}
         self.active: dict[int, Trial] = {}
         self.uncleaned: dict[int, Trial] = {}
-        self.changed: list[int] = []
+        self.removed: set[int] = set()
+        self.kept: list[tuple[datetime, int]] = []
+        self.changed = Changes()
         self.gpu_seconds = 0
-        self.mean_seconds = 0.0
         self._created = created
         self._reasons: Counter[str] = Counter()
         self._views: dict[int, algorithms.Trial] = {}
-        self._best: dict[int, list[tuple[float, int]]] = {}
-        self._front: list[tuple[tuple[float, ...], int]] = []
         self._timed = 0
+        self._time = timedelta()
+        self._rankings: Rankings | None = Rankings()  # None: to be made again
+        self._best: tuple[RankedTrial, ...] | None = ()
+        self._front: tuple[RankedTrial, ...] | None = ()
         for trial in sorted(trials, key=lambda each: each.spec.number):
             self.put(trial)
+
+    # What is counted
 
     @property
     def version(self) -> int:
@@ -74,6 +106,11 @@ class Ledger:
         """Trials that count against maxFailedTrials."""
         return sum(self._reasons[reason] for reason in c.FAILURES)
 
+    @property
+    def mean_seconds(self) -> float:
+        """How long an ended Trial took in the mean; 0 while none has."""
+        return self._time.total_seconds() / self._timed if self._timed else 0.0
+
     def counts(self, running: int) -> TrialCounts:
         return TrialCounts(
             created=self.created,
@@ -85,42 +122,77 @@ class Ledger:
             infeasible=sum(self._reasons[reason] for reason in c.INFEASIBILITIES),
         )
 
+    def best(self) -> tuple[RankedTrial, ...]:
+        """The best Trials at the highest budget that any has completed, best first."""
+        if self._best is None:
+            self._best = tuple(self._ranked(number) for _, number in self._ranking().best())
+        return self._best
+
+    def best_loss(self) -> float:
+        """The loss of the best Trial; infinite while there is none."""
+        return next((loss for loss, _ in self._ranking().best()), math.inf)
+
+    def front(self) -> tuple[RankedTrial, ...]:
+        """The Trials that no other beats in every objective."""
+        if self._front is None:
+            self._front = tuple(self._ranked(number) for number in self._ranking().front())
+        return self._front
+
+    # How it changes
+
     def put(self, trial: Trial) -> None:
         """Add a Trial, or replace it by a later state of itself."""
         number = trial.spec.number
-        known = number in self.trials
-        if known and number not in self.active:
-            self.trials[number] = trial  # ended before: nothing that counts can have changed
+        known = self.trials.get(number)
+        if known is not None and number not in self.active:
+            self._amend(known, trial)
             return
         self._created = max(self._created, number + 1)
         self.trials[number] = trial
-        ended = is_terminal(trial)
-        if not ended:
+        self.gpu_seconds += trial.status.gpu_seconds - (known.status.gpu_seconds if known else 0)
+        if not is_terminal(trial):
             self.active[number] = trial
-            if not known:
-                self._show(number, view_of(self.space, trial))
+            if known is None:
+                self._show(number, trial)
             return
         self.active.pop(number, None)
         self.uncleaned[number] = trial
-        self._count(trial)
-        reason = c.reason(trial.status.conditions, c.SUCCEEDED)
-        if reason in c.FREED:
-            self._views.pop(number, None)
-            self.changed.append(number)
-        else:
-            self._show(number, view_of(self.space, trial, self.spec))
+        self._count(trial, 1)
+        if self._rankings is not None:
+            self._rank(self._rankings, trial)
+        self._show(number, trial)
 
     def remove(self, number: int) -> None:
-        """Forget a Trial that was deleted. Its number is not given again."""
-        self.trials.pop(number, None)
-        self.active.pop(number, None)
+        """Forget a Trial that was deleted. Its number is not given again, and its place is free once its workload has ended."""
+        if number in self.active or number in self.uncleaned or number not in self.trials:
+            self.removed.add(number)
+        self._created = max(self._created, number + 1)
+        trial = self.trials.pop(number, None)
+        ended = self.active.pop(number, None) is None
         self.uncleaned.pop(number, None)
+        self._drop_kept(number, trial)
         if self._views.pop(number, None):
             self.changed.append(number)
+        if trial is None:
+            return
+        self.gpu_seconds -= trial.status.gpu_seconds
+        if ended:
+            self._count(trial, -1)
+            if self._rankings is not None and number in self._rankings:
+                self._rankings = self._best = self._front = None  # others come up; made again when it is next asked for
+
+    def settle(self, number: int) -> None:
+        """The pods of an ended Trial have ended too: its place is free, and its workload stays until its time to live is over."""
+        trial = self.uncleaned.get(number)
+        if trial is not None and trial.status.completion_time is not None:
+            del self.uncleaned[number]
+            bisect.insort(self.kept, (trial.status.completion_time, number))
 
     def cleaned(self, number: int) -> None:
         """A Trial's workload is gone for good."""
         self.uncleaned.pop(number, None)
+        self.removed.discard(number)
+        self._drop_kept(number, self.trials.get(number))
 
     def observe(self, number: int, curve: tuple[tuple[int, float], ...]) -> None:
         """A learning curve of an active Trial, as values of the first objective's metric."""
@@ -130,60 +202,63 @@ class Ledger:
         sign = 1.0 if self.spec.objectives[0].goal == "Minimize" else -1.0
         losses = tuple((step, sign * value) for step, value in curve)
         if losses != view.curve:
-            self._show(number, _replaced(view, losses))
+            self._views[number] = _replaced(view, losses)
+            self.changed.append(number)
+
+    # What algorithms see
 
     def view(self, number: int) -> algorithms.Trial | None:
         """A Trial as algorithms see it; None where they do not."""
         return self._views.get(number)
 
     def history(self) -> list[algorithms.Trial]:
-        """All Trials that algorithms see, by number."""
+        """All Trials that algorithms see, by number. Those that were canceled or deleted leave holes."""
         return [self._views[number] for number in sorted(self._views)]
 
-    def best(self) -> tuple[RankedTrial, ...]:
-        """The best Trials at the highest budget that any has completed, best first."""
-        if not self._best:
-            return ()
-        return tuple(self._ranked(number) for _, number in self._best[max(self._best)])
+    def __iter__(self) -> Iterator[Trial]:
+        return (self.trials[number] for number in sorted(self.trials))
 
-    def best_loss(self) -> float:
-        """The loss of the best Trial; infinite while there is none."""
-        return self._best[max(self._best)][0][0] if self._best else math.inf
-
-    def front(self) -> tuple[RankedTrial, ...]:
-        """The Trials that no other beats in every objective."""
-        return tuple(self._ranked(number) for _, number in self._front)
-
-    def _show(self, number: int, view: algorithms.Trial) -> None:
-        self._views[number] = view
+    def _show(self, number: int, trial: Trial) -> None:
+        self._views.pop(number, None)
+        if c.reason(trial.status.conditions, c.SUCCEEDED) not in c.FREED:
+            # One with parameters of another version, which this one does not take, is a hole like a deleted one.
+            with contextlib.suppress(InvalidInput):
+                self._views[number] = view_of(self.space, trial, self.spec if is_terminal(trial) else None)
         self.changed.append(number)
 
-    def _count(self, trial: Trial) -> None:
+    def _amend(self, known: Trial, later: Trial) -> None:
+        """A result never changes. What may change about a Trial that has one is that its checkpoint is collected."""
+        if not is_terminal(later):
+            return  # an old state of it
+        status = known.status.model_copy(update={"checkpoint": later.status.checkpoint})
+        self.trials[known.spec.number] = later.model_copy(update={"spec": known.spec, "status": status})
+        if later.status.checkpoint != known.status.checkpoint:
+            self._show(known.spec.number, self.trials[known.spec.number])
+
+    def _count(self, trial: Trial, sign: int) -> None:
+        """Take an ended Trial into what is counted, or with -1 out of it."""
         status = trial.status
-        reason = c.reason(status.conditions, c.SUCCEEDED)
-        self._reasons[reason] += 1
-        self.gpu_seconds += status.gpu_seconds
+        self._reasons[c.reason(status.conditions, c.SUCCEEDED)] += sign
         if status.start_time and status.completion_time:
-            self._timed += 1
-            seconds = (status.completion_time - status.start_time).total_seconds()
-            self.mean_seconds += (seconds - self.mean_seconds) / self._timed
-        if reason != c.COMPLETED:
+            self._timed += sign
+            self._time += sign * max(status.completion_time - status.start_time, timedelta())
+
+    def _rank(self, rankings: Rankings, trial: Trial) -> None:
+        if c.reason(trial.status.conditions, c.SUCCEEDED) != c.COMPLETED:
             return
         metrics = metrics_of(trial)
         losses = losses_of(self.spec, metrics)
-        if not all(map(math.isfinite, losses)) or violation_of(self.spec.constraints, metrics) > 0:
-            return
-        if len(losses) > 1:
-            self._join_front(losses, trial.spec.number)
-        ranking = self._best.setdefault(trial.spec.budget or 0, [])
-        bisect.insort(ranking, (losses[0], trial.spec.number))
-        del ranking[MAX_BEST:]
+        if all(map(math.isfinite, losses)) and violation_of(self.spec.constraints, metrics) <= 0:
+            rankings.add(trial.spec.number, trial.spec.budget or 0, losses)
+            self._best = self._front = None
 
-    def _join_front(self, losses: tuple[float, ...], number: int) -> None:
-        if any(all(a <= b for a, b in zip(other, losses, strict=True)) for other, _ in self._front):
-            return
-        kept = [(o, n) for o, n in self._front if not all(a <= b for a, b in zip(losses, o, strict=True))]
-        self._front = sorted([*kept, (losses, number)])[:MAX_FRONT]
+    def _ranking(self) -> Rankings:
+        if self._rankings is None:
+            self._rankings = Rankings()
+            for number, trial in self.trials.items():
+                if number not in self.active:
+                    self._rank(self._rankings, trial)
+        return self._rankings
 
     def _ranked(self, number: int) -> RankedTrial:
         trial = self.trials[number]
@@ -196,8 +271,12 @@ class Ledger:
             metrics=observed.metrics[:16] if observed else (),
         )
 
-    def __iter__(self) -> Iterator[Trial]:
-        return (self.trials[number] for number in sorted(self.trials))
+    def _drop_kept(self, number: int, trial: Trial | None) -> None:
+        if trial is None or trial.status.completion_time is None:
+            return
+        place = bisect.bisect_left(self.kept, (trial.status.completion_time, number))
+        if place < len(self.kept) and self.kept[place][1] == number:
+            del self.kept[place]
 
 
 def is_terminal(trial: Trial) -> bool:
@@ -235,7 +314,7 @@ def view_of(space: Space, trial: Trial, spec: StudySpec | None = None) -> algori
     observed = status.observation
     sign = 1.0 if spec.objectives[0].goal == "Minimize" else -1.0
     curve = tuple((p.step, sign * v) for p in (observed.curve if observed else ()) if (v := parsed(p.value)) is not None)
-    state = STATES[c.reason(status.conditions, c.SUCCEEDED)]
+    state = _state_of(status)
     has_result = state is State.DONE or (state is not State.FAILED and bool(metrics))
     return algorithms.Trial(
         number=view.number,
@@ -251,6 +330,13 @@ def view_of(space: Space, trial: Trial, spec: StudySpec | None = None) -> algori
         violation=violation_of(spec.constraints, metrics) if has_result else 0.0,
         restorable=status.checkpoint is not None and status.checkpoint.state == "Kept",
     )
+
+
+def _state_of(status: TrialStatus) -> State:
+    """What an ended Trial is to algorithms; for a reason of a newer version, what its truth says."""
+    succeeded = c.condition(status.conditions, c.SUCCEEDED)
+    assert succeeded is not None
+    return STATES.get(succeeded.reason, State.STOPPED if succeeded.status == "True" else State.FAILED)
 
 
 def _replaced(view: algorithms.Trial, curve: tuple[tuple[int, float], ...]) -> algorithms.Trial:

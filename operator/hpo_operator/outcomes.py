@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hpo_operator import conditions as c
 from hpo_operator.reports import INFEASIBLE_EXIT_CODE, Aggregates, Report
 from hpo_operator.resources import CurvePoint, NamedValue, Objective, Observation, OutcomeConstraint, StudySpec
 from hpo_operator.workloads import Phase, Workload
 
+T = TypeVar("T")
+
 MAX_CURVE = 64
 MAX_METRICS = 64
+MAX_NAME = 128  # characters of a metric's name in a status; no objective can be longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ def outcome_of(spec: StudySpec, workload: Workload) -> Outcome | None:
     if report.infeasible is not None or workload.exit_code == INFEASIBLE_EXIT_CODE:
         return Outcome(c.INFEASIBLE, report.infeasible or "The program says that this configuration cannot be run.")
     if workload.phase is Phase.FAILED:
-        reason = workload.reason if workload.reason in c.FAILURES else c.PROGRAM_FAILED
+        reason = workload.reason if workload.reason in {*c.FAILURES, c.DONOR_UNAVAILABLE} else c.PROGRAM_FAILED
         return Outcome(reason, workload.message or "The program failed.")
     for metric in metrics_wanted(spec):
         if metric not in report.metrics:
@@ -84,7 +88,7 @@ def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:
         if objective.metric in report.metrics:
             values[objective.metric] = objective_value(objective, report.metrics[objective.metric])
     first = [metric for metric in metrics_wanted(spec) if metric in values]
-    names = list(dict.fromkeys([*first, *sorted(values)]))[:MAX_METRICS]
+    names = list(dict.fromkeys([*first, *sorted(filter(_writable, values))]))[:MAX_METRICS]
     return Observation(
         source=workload.source,
         step=report.step,
@@ -93,17 +97,22 @@ def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:
     )
 
 
-def thinned(curve: tuple[tuple[int, float], ...], limit: int = MAX_CURVE) -> tuple[tuple[int, float], ...]:
-    """A curve of at most `limit` points that keeps the first and the last, evenly spaced between them."""
-    if len(curve) <= limit:
-        return curve
-    last = len(curve) - 1
-    return tuple(curve[round(i * last / (limit - 1))] for i in range(limit))
+def thinned(points: Sequence[T], limit: int = MAX_CURVE) -> Sequence[T]:
+    """At most `limit` of some points: the first, the last, and between them evenly spaced ones."""
+    if len(points) <= limit:
+        return points
+    last = len(points) - 1
+    return [points[round(i * last / (limit - 1))] for i in range(limit)]
 
 
 def format_number(value: float) -> str:
     """A number as a string: repr, NaN as in Prometheus."""
     return "NaN" if math.isnan(value) else repr(value)
+
+
+def _writable(name: str) -> bool:
+    """Whether a program's name for a metric can stand in a status."""
+    return 0 < len(name) <= MAX_NAME and c.plain(name) == name
 
 
 def _missing(metric: str, report: Report) -> str:

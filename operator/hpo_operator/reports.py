@@ -15,6 +15,10 @@ from typing import Any
 INFEASIBLE_EXIT_CODE = 86  # a program ends with it to say that its configuration cannot be run
 MAX_STEP = 2**63 - 1
 
+# float() would take more: other scripts' digits, and underscores, which no program means.
+# Possessive (++), for a megabyte of digits must not take a minute to refuse.
+_NUMBER = re.compile(r"[-+]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[-+]?[0-9]++)?|inf(?:inity)?|nan)", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Aggregates:
@@ -25,6 +29,7 @@ class Aggregates:
     highest: float
 
     def followed_by(self, value: float) -> Aggregates:
+        """These aggregates after one more report."""
         if math.isnan(value):
             return Aggregates(value, self.lowest, self.highest)
         lowest = value if math.isnan(self.lowest) else min(self.lowest, value)
@@ -50,9 +55,9 @@ class Report:
 
 def final_message(text: str) -> Report | None:
     """The report in a termination message: its last whole line that is one. None where no line is."""
-    for line in reversed(text.splitlines()):
+    for line in reversed(_lines(text)):
         found = _mapping(line)
-        if found is None or found.get("hpo") != 1:
+        if found is None or found.get("hpo") is True or found.get("hpo") != 1:
             continue
         if isinstance(found.get("infeasible"), str):
             return Report(_step(found.get("step")), infeasible=found["infeasible"])
@@ -64,7 +69,7 @@ def final_message(text: str) -> Report | None:
 
 def live_reports(text: str) -> Iterator[tuple[int | None, dict[str, float]]]:
     """The (step, metrics) in the lines of a metrics file, in order."""
-    for line in text.splitlines():
+    for line in _lines(text):
         found = _mapping(line)
         if found is not None and isinstance(found.get("metrics"), dict):
             metrics = {k: x for k, v in found["metrics"].items() if (x := number(v)) is not None}
@@ -87,12 +92,19 @@ def log_reports(lines: Iterable[str], pattern: str) -> Iterator[tuple[int | None
 
 def number(value: object) -> float | None:
     """A reported value as a number: NaN and infinities are numbers, anything else that is not one is None."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text. Not `splitlines`, which also splits at characters that may stand inside a JSON string."""
+    return text.split("\n")
 
 
 def _aggregates(value: Any) -> Aggregates | None:
@@ -103,6 +115,11 @@ def _aggregates(value: Any) -> Aggregates | None:
 
 
 def _step(value: object) -> int | None:
+    """A step as a whole number; of a fraction, such as an epoch of 1.5, the last whole one that was reached."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\+?[0-9]{1,19}\s*", value, re.ASCII):
+        value = int(value)  # by way of a float, the last digits of a long one would be lost
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if 0 <= value <= MAX_STEP else None
     found = number(value)
     return int(found) if found is not None and 0 <= found <= MAX_STEP else None
 

@@ -1,7 +1,7 @@
 """The resources of group hpo.dev as typed values: Study and Trial, spec and status.
 
-One source: the local loader reads through these models, the planner works on them, and the CRDs are generated from them. Field
-names are those of the Kubernetes API in snake_case. Every value is frozen; a changed one is a copy.
+One source: the local loader reads through these models, the planner works on them, and the CRDs are generated from them, texts and
+bounds included. Field names are those of the Kubernetes API in snake_case. Every value is frozen; a changed one is a copy.
 """
 
 from __future__ import annotations
@@ -9,20 +9,33 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from hpo_algorithms._reading import LARGEST, MAX_CHOICES, MAX_TEXT, NAME
+from hpo_algorithms.registry import DEFAULT_ALGORITHM
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 GROUP = "hpo.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+PARAMETERS_ANNOTATION = f"{GROUP}/parameters"  # of a Trial: what it tries in one line, for `kubectl get trials`
+
 STUDY_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 MAX_STUDY_NAME = 50  # a pod's name adds a Trial's number and two random parts, and must stay within 63 characters
 MAX_TRIALS = 1_000_000
+MAX_MEMO = 2048
+SAFE_INTEGER = 2**53  # larger whole numbers change on their way through a JSON reader that knows floats only
 
 MetricName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\"\\{}][^\"\\{}\n]*$")]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+LabelValue = Annotated[str, Field(max_length=63)]
+Count = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+Number = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
+Text = Annotated[str, Field(max_length=256)]
+Path = Annotated[str, Field(max_length=4096)]
+Uid = Annotated[str, Field(max_length=128)]
 
 
 class Resource(BaseModel):
@@ -84,7 +97,7 @@ class Limits(Resource):
     trial_timeout_seconds: Seconds | None = Field(None, description="A Trial that runs longer than this has failed.")
     max_retries: int = Field(3, ge=0, le=100, description="How often a Trial is started again after its pod was lost or preempted.")
     gpu_seconds: int | None = Field(
-        None, ge=1, description="The Study ends when its Trials have used this many GPU-seconds in sum."
+        None, ge=1, le=SAFE_INTEGER, description="The Study ends when its Trials have used this many GPU-seconds in sum."
     )
 
 
@@ -139,6 +152,14 @@ class Configuration(Resource):
 
     parameters: tuple[NamedValue, ...] = Field(min_length=1, max_length=100, description="A value for each active parameter.")
 
+    @field_validator("parameters")
+    @classmethod
+    def _each_once(cls, given: tuple[NamedValue, ...]) -> tuple[NamedValue, ...]:
+        names = [each.name for each in given]
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise PydanticCustomError("twice", "gives '{name}' two values", {"name": twice})
+        return given
+
 
 class StudyName(Resource):
     """A Study in the same namespace."""
@@ -157,7 +178,9 @@ class Reporter(Resource):
     """Which container of which pod reports the result, where there are several."""
 
     container: ObjectName | None = Field(None, description="Name of the container; the only one, or the first, when left out.")
-    pod_selector: dict[str, str] | None = Field(None, description="Labels of the reporting pod, for workloads of several pods.")
+    pod_selector: dict[str, LabelValue] | None = Field(
+        None, max_length=16, description="Labels of the reporting pod, for workloads of several pods."
+    )
 
 
 class Template(Resource):
@@ -168,14 +191,93 @@ class Template(Resource):
     reporter: Reporter | None = Field(None, description="Which container reports the result.")
 
 
+class FloatRange(Resource):
+    """A real number in a range."""
+
+    min: float = Field(ge=-LARGEST, le=LARGEST, description="The smallest value, itself possible.")
+    max: float = Field(ge=-LARGEST, le=LARGEST, description="The largest value, itself possible.")
+    scale: Literal["Linear", "Log"] = Field("Linear", description="Log where 1 to 10 matters as much as 10 to 100.")
+    step: float | None = Field(
+        None, gt=0, le=LARGEST, description="Only min, min + step, min + 2 step and so on. Not together with Log."
+    )
+
+
+class IntRange(Resource):
+    """A whole number in a range."""
+
+    min: int = Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER, description="The smallest value, itself possible.")
+    max: int = Field(ge=-SAFE_INTEGER, le=SAFE_INTEGER, description="The largest value, itself possible.")
+    scale: Literal["Linear", "Log"] = Field("Linear", description="Log where 1 to 10 matters as much as 10 to 100.")
+    step: int | None = Field(
+        None, ge=1, le=SAFE_INTEGER, description="Only min, min + step, min + 2 step and so on. Not together with Log."
+    )
+
+
+class OrdinalValues(Resource):
+    """One of several numbers; neighbours are taken to be alike, distances do not count."""
+
+    values: tuple[Annotated[float, Field(ge=-LARGEST, le=LARGEST)], ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="The numbers, ascending."
+    )
+
+
+class CategoricalChoices(Resource):
+    """One of several names without an order."""
+
+    choices: tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)], ...] = Field(
+        min_length=1, max_length=MAX_CHOICES, description="The names."
+    )
+
+
+class ParentValues(Resource):
+    """A condition on another parameter."""
+
+    parameter: str = Field(
+        min_length=1, max_length=63, description="Name of a parameter that stands earlier in the list and is no float."
+    )
+    values: tuple[Any, ...] = Field(
+        alias="in", min_length=1, max_length=MAX_CHOICES, description="The values that it may have: names or numbers."
+    )
+
+
+class ParameterSpec(Resource):
+    """A parameter of the search space: a name, exactly one kind, and possibly conditions.
+
+    Studies hold parameters as they were given, for the algorithm package reads them; this model is what the CRD says of them.
+    """
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=f"^{NAME.pattern}$",
+        description="Its name. Programs also find it as the environment variable HPO_PARAM_<NAME>, in capitals, so two names must "
+        "not differ in case or in the characters '-', '.' and '_' alone.",
+    )
+    float: FloatRange | None = Field(None, description="A real number in a range.")
+    int: IntRange | None = Field(None, description="A whole number in a range.")
+    ordinal: OrdinalValues | None = Field(None, description="One of several numbers.")
+    categorical: CategoricalChoices | None = Field(None, description="One of several names.")
+    when: tuple[ParentValues, ...] = Field(
+        (), max_length=8, description="The parameter exists only while all of these hold; a missing parent is no match."
+    )
+
+
+def _default_algorithm() -> dict[str, dict[str, Any]]:
+    return {DEFAULT_ALGORITHM: {}}
+
+
 class StudySpec(Resource):
     """What the user asks."""
 
     objectives: tuple[Objective, ...] = Field(min_length=1, max_length=4, description="What is optimised, most important first.")
     constraints: tuple[OutcomeConstraint, ...] = Field((), max_length=8, description="Bounds on reported metrics.")
-    parameters: tuple[dict[str, Any], ...] = Field(description="The search space.")
-    algorithm: dict[str, Any] = Field(default_factory=lambda: {"auto": {}}, description="What to try: exactly one.")
-    schedule: dict[str, Any] | None = Field(None, description="How long to try it: at most one.")
+    parameters: tuple[dict[str, Any], ...] = Field(description="The search space; conditions look back, so the order counts.")
+    algorithm: dict[str, dict[str, Any]] = Field(
+        default_factory=_default_algorithm, min_length=1, description="What to try: exactly one of its fields."
+    )
+    schedule: dict[str, dict[str, Any]] | None = Field(
+        None, min_length=1, description="How long to try it: exactly one of its fields, or left out."
+    )
     budget: Budget | None = Field(None, description="How far a Trial trains.")
     parallelism: int = Field(1, ge=0, le=10_000, description="How many Trials run at once; 0 lets the running ones end.")
     limits: Limits = Field(Limits(), description="When the Study ends.")
@@ -207,40 +309,55 @@ class Condition(Observed):
 class TrialCounts(Observed):
     """Trials by what became of them."""
 
-    created: int = 0
-    active: int = 0
-    running: int = 0
-    completed: int = 0
-    early_stopped: int = 0
-    failed: int = 0
-    infeasible: int = 0
+    created: Count = Field(0, description="Ever created, deleted ones included; also the number that the next one gets.")
+    active: Count = Field(0, description="Without a result so far.")
+    running: Count = Field(0, description="With running pods.")
+    completed: Count = Field(0, description="Trained to their budget.")
+    early_stopped: Count = Field(0, description="Ended early by the schedule.")
+    failed: Count = Field(0, description="Gave no result; counted against limits.maxFailedTrials.")
+    infeasible: Count = Field(0, description="Their configuration cannot be run, or their objective is not a finite number.")
 
 
 class RankedTrial(Observed):
     """A Trial among the best."""
 
-    trial_name: str
-    number: int
-    budget: int | None = None
-    parameters: tuple[NamedValue, ...]
-    metrics: tuple[NamedValue, ...]
+    trial_name: ObjectName = Field(description="Name of the Trial.")
+    number: Number = Field(description="Its number in the Study.")
+    budget: Count | None = Field(None, description="How far it was trained.")
+    parameters: tuple[NamedValue, ...] = Field(max_length=100, description="What it tried.")
+    metrics: tuple[NamedValue, ...] = Field(max_length=64, description="What it gave, objectives first.")
 
 
 class StudyStatus(Observed):
     """How far, how good, how long. Never grows with the number of Trials."""
 
-    observed_generation: int | None = None
-    conditions: tuple[Condition, ...] = ()
-    seed: int | None = None
-    template_hash: str | None = None
-    start_time: datetime | None = None
-    completion_time: datetime | None = None
-    estimated_completion_time: datetime | None = None
-    trials: TrialCounts = TrialCounts()
-    selector: str | None = None
-    gpu_seconds: int = 0
-    best: tuple[RankedTrial, ...] = ()
-    pareto_front: tuple[RankedTrial, ...] = ()
+    observed_generation: int | None = Field(None, description="The generation of the spec that this status is about.")
+    conditions: tuple[Condition, ...] = Field(
+        (),
+        max_length=16,
+        description="Accepted: the Study can be run. Progressing: Trials are made and run. MetricsAvailable: the source of metrics "
+        "answers. Succeeded: the Study has ended, and why.",
+    )
+    seed: int | None = Field(None, ge=0, le=2**31 - 1, description="The seed that is used: spec.seed, or the one that was drawn.")
+    template_hash: str | None = Field(None, max_length=128, description="Hash of the template with which the Trials were made.")
+    start_time: datetime | None = Field(None, description="When the Study was accepted.")
+    completion_time: datetime | None = Field(None, description="When it ended.")
+    estimated_completion_time: datetime | None = Field(None, description="When it will probably end.")
+    progress: str | None = Field(
+        None, max_length=32, description="Ended Trials, and of how many: 12/40; only 12 where nothing says how many there will be."
+    )
+    left: str | None = Field(
+        None, max_length=32, description="Time until estimatedCompletionTime as it was when that was set: 35m, 2h10m."
+    )
+    trials: TrialCounts = Field(TrialCounts(), description="Trials by what became of them.")
+    selector: str | None = Field(None, max_length=1024, description="Label selector of the pods of the Trials.")
+    gpu_seconds: Count = Field(0, description="GPU-seconds that the ended Trials have used.")
+    best: tuple[RankedTrial, ...] = Field(
+        (), max_length=10, description="The best Trials at the highest budget that any has completed, best first."
+    )
+    pareto_front: tuple[RankedTrial, ...] = Field(
+        (), max_length=100, description="With several objectives: the Trials that no other beats in all of them."
+    )
 
 
 # Trial
@@ -249,95 +366,105 @@ class StudyStatus(Observed):
 class StudyRef(Observed):
     """The Study that a Trial belongs to."""
 
-    name: str
-    uid: str
+    name: ObjectName = Field(description="Its name.")
+    uid: Uid = Field(description="Its uid: a Study of the same name that comes later is another one.")
 
 
 class SlotSpec(Observed):
     """A Trial's place in its schedule or population."""
 
-    bracket: int | None = None
-    rung: int | None = None
-    generation: int | None = None
-    member: int | None = None
+    bracket: Count | None = Field(None, description="The bracket of Hyperband.")
+    rung: Count | None = Field(None, description="The rung within it, the lowest budget first.")
+    generation: Count | None = Field(None, description="The generation of a population or swarm.")
+    member: Count | None = Field(None, description="The member of a population, or a configuration's number in its bracket.")
 
 
 class RestoreFrom(Observed):
     """The checkpoint that a Trial starts from."""
 
-    trial_name: str
-    number: int
-    step: int
-    path: str
-    digest: str
+    trial_name: ObjectName = Field(description="Name of the Trial that wrote it.")
+    number: Number = Field(description="Number of that Trial.")
+    step: Count = Field(description="The step after which it was written.")
+    path: Path = Field(description="Where it lies in the store.")
+    digest: Text = Field(description="Digest of its content, checked before it is used.")
 
 
 class TrialSpec(Observed):
     """One configuration, run once. Immutable."""
 
-    study_ref: StudyRef
-    number: int
-    parameters: tuple[NamedValue, ...]
-    budget: int | None = None
-    slot: SlotSpec | None = None
-    restore_from: RestoreFrom | None = None
-    memo: str | None = None
-    origin: Literal["Given", "Sampled", "Promoted", "Perturbed", "Fallback"] = "Sampled"
+    study_ref: StudyRef = Field(description="The Study that the Trial belongs to.")
+    number: Number = Field(description="Its number in the Study, from 0, without holes.")
+    parameters: tuple[NamedValue, ...] = Field(max_length=100, description="What it tries: the active parameters.")
+    budget: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="How far it trains, in the Study's unit of budget."
+    )
+    slot: SlotSpec | None = Field(None, description="Its place in the schedule or population.")
+    restore_from: RestoreFrom | None = Field(None, description="The checkpoint that it starts from; its own last one goes first.")
+    memo: Annotated[str, Field(max_length=MAX_MEMO)] | None = Field(
+        None, description="What the algorithm will need later and cannot read off the parameters."
+    )
+    origin: Literal["Given", "Sampled", "Promoted", "Perturbed", "Fallback"] = Field(
+        "Sampled",
+        description="Given in warmStart.configurations; Sampled by the algorithm; Promoted from a lower rung; Perturbed from "
+        "another member; or a Fallback, drawn quasi-randomly because the algorithm failed.",
+    )
 
 
 class WorkloadRef(Observed):
     """The object that runs the Trial."""
 
-    api_version: str
-    kind: str
-    name: str
-    uid: str
+    api_version: Text = Field(description="Its API version.")
+    kind: Text = Field(description="Its kind.")
+    name: ObjectName = Field(description="Its name.")
+    uid: Uid = Field(description="Its uid.")
 
 
 class CurvePoint(Observed):
     """A point of the learning curve."""
 
-    step: int
-    value: str
+    step: Count = Field(description="The step.")
+    value: Text = Field(description="The first objective at it; numbers as they are written, NaN included.")
 
 
 class Observation(Observed):
     """What was measured."""
 
-    source: Literal["TerminationMessage", "Log", "Prometheus", "Report"]
-    step: int | None = None
-    metrics: tuple[NamedValue, ...] = ()
-    curve: tuple[CurvePoint, ...] = ()
+    source: Literal["TerminationMessage", "Log", "Prometheus", "Report"] = Field(description="Where the result was read.")
+    step: Count | None = Field(None, description="The last step that was reported.")
+    metrics: tuple[NamedValue, ...] = Field((), max_length=64, description="The result, objectives first.")
+    curve: tuple[CurvePoint, ...] = Field((), max_length=64, description="The learning curve, thinned evenly.")
 
 
 class StopRecord(Observed):
     """Why a Trial was ended early."""
 
-    rule: str
-    step: int
+    rule: Text = Field(description="The rule that stopped it.")
+    step: Count = Field(description="The step on whose result it was stopped.")
 
 
 class CheckpointRecord(Observed):
     """The newest complete checkpoint."""
 
-    step: int
-    digest: str
-    path: str
-    state: Literal["Kept", "Collected"] = "Kept"
+    step: Count = Field(description="The step after which it was written.")
+    digest: Text = Field(description="Digest of its content.")
+    path: Path = Field(description="Where it lies in the store.")
+    state: Literal["Kept", "Collected"] = Field("Kept", description="Collected once nothing can need it any more.")
 
 
 class TrialStatus(Observed):
-    """What became of a Trial. Once `Succeeded` is True or False it never changes."""
+    """What became of a Trial. Once `Succeeded` is True or False the result never changes."""
 
-    conditions: tuple[Condition, ...] = ()
-    workload: WorkloadRef | None = None
-    attempts: int = 0
-    start_time: datetime | None = None
-    completion_time: datetime | None = None
-    observation: Observation | None = None
-    stop: StopRecord | None = None
-    checkpoint: CheckpointRecord | None = None
-    gpu_seconds: int = 0
+    conditions: tuple[Condition, ...] = Field(
+        (), max_length=16, description="Running: its pods run, or why not. Succeeded: how it ended, and why."
+    )
+    workload: WorkloadRef | None = Field(None, description="The object that runs it.")
+    attempts: Count = Field(0, description="How often it was started.")
+    start_time: datetime | None = Field(None, description="When its pods first ran.")
+    completion_time: datetime | None = Field(None, description="When they ended.")
+    observation: Observation | None = Field(None, description="What was measured.")
+    stop: StopRecord | None = Field(None, description="Why it was ended early.")
+    checkpoint: CheckpointRecord | None = Field(None, description="Its newest complete checkpoint.")
+    gpu_seconds: Count = Field(0, description="GPUs times the seconds that they were held, over all attempts.")
 
 
 class Metadata(Observed):

@@ -25,10 +25,15 @@ class Phase(enum.Enum):
 class Workload:
     """One look at a workload.
 
-    `ended` says that none of its pods runs any more, so that its place is free. `disrupted` says that it failed by no fault of its
-    program: a pod was preempted, evicted or lost. `report` is the latest that is known; `awaiting` says that more of it may still
-    come although the workload has ended. `reason` and `message` explain a pending or failed one. `curve` holds (step, value) of the
-    first objective's metric as it was reported, in ascending order of step.
+    `ended` says that none of its pods runs any more, so that its place is free; the pods of an absent one may still run.
+    `disrupted` says that it ended by no fault of its program: a pod was preempted, evicted or lost, or it has succeeded but is gone
+    with its result (`reason` is then ResultLost). `report` is the latest that is known; `awaiting` says that more of it may still
+    come although the workload has ended. `reason` and `message` explain a pending or failed one; one that the API server refused
+    to create is a failed one without a `ref`, with reason WorkloadRejected. `curve` holds (step, value) of the first objective's
+    metric as it was reported, in ascending order of step.
+
+    `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go. An absent one
+    that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was.
     """
 
     phase: Phase
@@ -45,6 +50,14 @@ class Workload:
     source: Literal["TerminationMessage", "Log", "Prometheus", "Report"] = "Report"
     curve: tuple[tuple[int, float], ...] = ()
     awaiting: bool = False
+    created: datetime | None = None
+    deleting: bool = False
+
+    def gpu_seconds(self, now: datetime) -> float:
+        """What it has used up to now."""
+        if self.started is None:
+            return 0.0
+        return max(((self.finished or now) - self.started).total_seconds(), 0.0) * self.gpus
 
 
 ABSENT = Workload(Phase.ABSENT, ended=True)

@@ -24,9 +24,9 @@ class RequestFailed(Exception):
     `retry_after` is what the server asked for in seconds, 0 when it asked for nothing.
     """
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(f"{status} {reason}: {message}")
-        self.status, self.reason, self.message, self.retry_after = status, reason, message, retry_after
+    def __init__(self, verb: str, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{verb}: {status} {reason}: {message}")
+        self.verb, self.status, self.reason, self.message, self.retry_after = verb, status, reason, message, retry_after
 
     @property
     def transient(self) -> bool:
@@ -144,17 +144,17 @@ class Client:
             data = await answer.read()
         except (TimeoutError, OSError) as error:  # aiohttp's errors are OSErrors, or else bugs
             self.requests[verb, kind.kind, 0] += 1
-            raise RequestFailed(0, "Unreachable", f"{method} {path}: {error!r}") from error
+            raise RequestFailed(verb, 0, "Unreachable", f"{method} {path}: {error!r}") from error
         self.requests[verb, kind.kind, answer.status] += 1
         if not 200 <= answer.status < 300:
-            raise _failure(answer.status, data, answer.headers.get("Retry-After"))
+            raise _failure(verb, answer.status, data, answer.headers.get("Retry-After"))
         return str(data, "utf-8", "replace")
 
 
-def _failure(status: int, data: bytes, retry_after: str | None) -> RequestFailed:
+def _failure(verb: str, status: int, data: bytes, retry_after: str | None) -> RequestFailed:
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
     try:
         answer = json.loads(data)
-        return RequestFailed(status, answer.get("reason", ""), answer.get("message", ""), seconds)
+        return RequestFailed(verb, status, answer.get("reason", ""), answer.get("message", ""), seconds)
     except (ValueError, AttributeError):
-        return RequestFailed(status, "", data[:300].decode(errors="replace"), seconds)
+        return RequestFailed(verb, status, "", data[:300].decode(errors="replace"), seconds)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
@@ -19,7 +20,7 @@ from hpo_operator.cluster.rendering import job_manifest
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of, with_status
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
-from hpo_operator.planner import Action, Ask, plan, trial_of
+from hpo_operator.planner import Action, Ask, CreateTrial, Refusal, StartWorkload, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
 from hpo_operator.validation import problem_of, read_study
 from hpo_operator.workloads import Phase
@@ -37,6 +38,9 @@ class Controller:
 
     def __init__(self, client: Client, store: Store, kinds: tuple[Kind, ...] = (JOBS,)) -> None:
         self.store = store
+        self.last_event = time.time()
+        self.reconcile_seconds: Callable[[float], object] = lambda seconds: None
+        self.proposal_seconds: Callable[[str, float], object] = lambda algorithm, seconds: None
         self.queue: WorkQueue[str] = WorkQueue()
         self._client = client
         self._kinds = kinds
@@ -60,8 +64,10 @@ class Controller:
                 self.queue.done(uid)
                 self.queue.forget(uid)
                 continue
+            since = time.monotonic()
             try:
                 await self._look(state)
+                self.reconcile_seconds(time.monotonic() - since)
             except (RequestFailed, NameConflict) as failure:
                 self._refused(state, failure)
             except Exception:
@@ -81,13 +87,14 @@ class Controller:
             now = datetime.now(UTC)
             decided = plan(state.view(now))
             changed, later = await self._executor.execute(state, decided.actions)
+            if any(isinstance(each, CreateTrial | StartWorkload) for each in decided.actions):
+                state.refusal = None
             self._consult(state, decided.actions)
             if later is not None:
                 self.queue.add_after(state.uid, later)
             if not changed:
                 if decided.again_at is not None:
                     self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
-                state.refused = ""
                 return
         self.queue.add(state.uid)
 
@@ -143,11 +150,13 @@ class Controller:
 
     async def _reject(self, state: StudyState, reason: str, message: str) -> None:
         state.invalid = message
-        status = StudyStatus.model_validate(state.raw.get("status") or {})
-        generation = state.raw["metadata"].get("generation")
-        found = c.put(status.conditions, c.ACCEPTED, "False", reason, message, datetime.now(UTC), generation)
-        if found != status.conditions:
-            await self._write(state, status.model_copy(update={"conditions": found, "observed_generation": generation}))
+        study = Study.model_construct(  # without the spec, which is what cannot be read
+            metadata=Metadata.model_validate(state.raw["metadata"]),
+            status=StudyStatus.model_validate(state.raw.get("status") or {}),
+        )
+        status = rejected(study, Refusal(reason, message), datetime.now(UTC))
+        if status != study.status:
+            await self._write(state, status)
         state.study = None
 
     async def _write(self, state: StudyState, status: StudyStatus) -> None:
@@ -193,10 +202,16 @@ class Controller:
     def _settle(self, state: StudyState) -> None:
         """Let go of what is gone for good, and tell the algorithm's view of the curves."""
         assert state.ledger is not None
-        for number in list(state.ledger.uncleaned):
-            if number in state.absent and (seen := state.workload(number)).phase is Phase.ABSENT and seen.ended:
+        for number in [*state.ledger.uncleaned, *state.ledger.removed]:
+            if number not in state.workloads and number not in state.absent:
+                continue
+            seen = state.workload(number)
+            if seen.ended and seen.phase is Phase.ABSENT:
                 state.ledger.cleaned(number)
                 state.forget(number)
+            elif seen.ended:
+                state.ledger.settle(number)
+                state.pods.pop(number, None)
         for number, live in state.live.items():
             state.ledger.observe(number, live.curve)
 
@@ -211,26 +226,24 @@ class Controller:
         if state.consultant.busy:
             return
         state.consultant.ask(state.ledger, question.first, question.count)
+        state.asked_at = time.monotonic()
         loop = asyncio.get_running_loop()
-        loop.add_reader(state.consultant.fileno(), self._answered, state, state.consultant.fileno())
-        loop.call_later(state.consultant.timeout + 1, self._answered, state, None)
+        loop.add_reader(state.consultant.fileno(), self._answered, state)
+        loop.call_later(state.consultant.timeout + 1, self._answered, state)
 
-    def _answered(self, state: StudyState, handle: int | None) -> None:
-        if state.consultant is None:
+    def _answered(self, state: StudyState) -> None:
+        if state.consultant is None or (answer := state.consultant.poll()) is None:
             return
         loop = asyncio.get_running_loop()
-        readable = state.consultant.busy and state.consultant.fileno()
-        answer = state.consultant.poll()
-        if answer is None:
-            return
-        if readable:
-            loop.remove_reader(readable)
+        loop.remove_reader(state.consultant.fileno())
         state.consultation = answer
         state.consulted = time.monotonic()
+        assert state.study is not None
+        self.proposal_seconds(next(iter(state.study.spec.algorithm)), state.consulted - state.asked_at)
         self.queue.add(state.uid)
         if answer.error:
             log.warning("the algorithm failed: %s", answer.error, extra=_keys(state))
-            if not answer.proposals:
+            if not answer.proposals and not answer.finished:
                 loop.call_later(ALGORITHM_RETRY_SECONDS, self._ask_again, state)
         loop.call_later(CONSULTANT_IDLE_SECONDS, self._end_idle, state)
 
@@ -244,10 +257,15 @@ class Controller:
             state.close()
 
     def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
+        """A request failed: try again later, and where it was a creation that was refused, say so in the Study."""
         wait = failure.retry_after if isinstance(failure, RequestFailed) else 0.0
         delay = self.queue.failed(state.uid, wait)
-        state.refused = str(failure)
         log.warning("%s; trying again in %.1f s", failure, delay, extra=_keys(state))
+        if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create"):
+            return
+        reason = c.NAME_CONFLICT if isinstance(failure, NameConflict) else c.CREATION_REFUSED
+        state.refusal = Refusal(reason, str(failure), datetime.now(UTC) + timedelta(seconds=delay))
+        self.queue.add(state.uid)  # to write it; creations themselves wait for their time
 
 
 def _reason(error: InvalidInput) -> str:

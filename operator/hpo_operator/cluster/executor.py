@@ -120,10 +120,15 @@ class Executor:
         known = state.workloads.get(number)
         if known is None:
             return
+        assert state.ledger is not None
         metadata = known["metadata"]
         await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
         state.workloads.pop(number, None)
-        state.absent.add(number)
+        if any(number == kept for _, kept in state.ledger.kept):
+            state.ledger.cleaned(number)  # its pods ended long ago
+            state.forget(number)
+        else:
+            state.absent.add(number)
 
     async def _look(self, state: StudyState, number: int) -> None:
         assert state.ledger is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.rendering import reporting_container
-from hpo_operator.reports import INFEASIBLE_EXIT_CODE, Report, final_message
+from hpo_operator.reports import INFEASIBLE_EXIT_CODE, final_message
 from hpo_operator.resources import StudySpec, WorkloadRef
 from hpo_operator.workloads import ABSENT, Phase, Workload
 
@@ -19,7 +19,7 @@ IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName
 ENDED_PHASES = ("Succeeded", "Failed")
 
 
-def observe_job(spec: StudySpec, job: Object | None, pods: Iterable[Object], live: Report | None = None) -> Workload:
+def observe_job(spec: StudySpec, job: Object | None, pods: Iterable[Object]) -> Workload:
     """A Trial's Job and its pods as a workload; `job` is None when it has been looked for and is not there."""
     pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
     ended = all(_pod_ended(pod) for pod in pods)
@@ -36,8 +36,10 @@ def observe_job(spec: StudySpec, job: Object | None, pods: Iterable[Object], liv
         started=seen.started if seen else None,
         finished=seen.finished if seen else None,
         gpus=gpus_of(spec, pod) if pod is not None else 0,
-        report=(seen.report if seen else None) or live,
-        source="TerminationMessage" if seen and seen.report else "Prometheus",
+        report=seen.report if seen else None,
+        source="TerminationMessage",
+        created=_time((pod or job)["metadata"].get("creationTimestamp")),
+        deleting=bool(job["metadata"].get("deletionTimestamp")),
         exit_code=seen.exit_code if seen else None,
     )
     if finished == "Failed" and seen and seen.disrupted:

@@ -64,6 +64,7 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
         (("", "v1", "pods"), store.pod),
     )
     for selector, take in watched:
+
         async def handler(type: str | None, body: kopf.Body, take: Any = take, **_: Any) -> None:
             uid = take(type, dict(body))
             if uid is not None:

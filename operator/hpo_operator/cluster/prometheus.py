@@ -1,13 +1,12 @@
 """Results from Prometheus: one range query a Study and interval, joined to steps by timestamp.
 
-A Trial of the SDK exports `hpo_trial_metric{metric="val_loss"}` and `hpo_trial_step`; a program that exports its own has the objective as the
-name of a series, and the step in the one that `metrics.step` names. Pods' labels `hpo.dev/…` are labels of the series
-without the prefix, as the chart's PodMonitor relabels them.
+A Trial of the SDK exports `hpo_trial_metric{metric="val_loss"}` and `hpo_trial_step`; a program that exports its own has the
+objective as the name of a series, and the step in the one that `metrics.step` names. Pods' labels `hpo.dev/…` are labels of the
+series without the prefix, as the chart's PodMonitor relabels them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -64,7 +63,7 @@ class Prometheus:
                 if answer.status != 200:
                     raise SourceFailed(f"{self._url}{path} answered {answer.status}: {text[:200]}")
                 found = json.loads(text)["data"]["result"]
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise SourceFailed(f"{self._url}{path}: {error!r}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise SourceFailed(f"{self._url}{path} answered something else than a query result: {error!r}") from error

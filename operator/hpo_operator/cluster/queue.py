@@ -29,7 +29,7 @@ class WorkQueue(Generic[K]):
     @property
     def oldest_age(self) -> float:
         """How long the key that waits longest has waited, in seconds."""
-        return max((self._now() - since for since in self._waiting.values()), default=0.0)
+        return float(max((self._now() - since for since in self._waiting.values()), default=0.0))
 
     def add(self, key: K) -> None:
         """Look at a key as soon as possible."""
@@ -65,7 +65,7 @@ class WorkQueue(Generic[K]):
         """A key must be tried again; gives in how many seconds. Events in between do not shorten the time."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        delay = max(min(FIRST_BACKOFF * 2**count, LAST_BACKOFF), at_least)
+        delay: float = max(min(FIRST_BACKOFF * 2.0**count, LAST_BACKOFF), at_least)
         self._working.discard(key)
         self._again.discard(key)
         self.add_after(key, delay)

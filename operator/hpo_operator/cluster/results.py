@@ -18,7 +18,6 @@ log = logging.getLogger("hpo_operator")
 
 TICK_SECONDS = 1.0
 LOG_BYTES = 4 << 20  # the end of a log that is searched for a pattern
-AWAITED_INTERVALS = 2  # how long a last sample may take to arrive after its program has ended
 
 
 class Gatherer:
@@ -80,16 +79,6 @@ class Gatherer:
             report = report.followed_by(step, metrics)
         if report.metrics:
             state.logged[number] = report
-
-
-def awaiting(state: StudyState, workload: Workload, source: bool) -> bool:
-    """Whether a metric that an ended workload lacks may still come: from the log, or as a last sample."""
-    assert state.study is not None
-    if workload.phase is not Phase.SUCCEEDED or not source or workload.finished is None:
-        return False
-    interval = timedelta(seconds=state.study.spec.metrics.interval_seconds)
-    enough = workload.finished + AWAITED_INTERVALS * interval
-    return state.measured_at is None or state.measured_at < enough
 
 
 def _waits(state: StudyState, workload: Workload) -> bool:

@@ -9,20 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from hpo_operator.cluster.client import PODS, TRIALS, Client
 from hpo_operator.cluster.observing import observe_job
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
-from hpo_operator.planner import Consultation, View
+from hpo_operator.outcomes import metrics_wanted
+from hpo_operator.planner import Consultation, Refusal, View
 from hpo_operator.reports import Report
 from hpo_operator.resources import Metadata, Study, StudyStatus, Trial
-from hpo_operator.workloads import Workload
+from hpo_operator.workloads import Phase, Workload
 
 Object = dict[str, Any]
+
+AWAITED_INTERVALS = 2  # how long a last sample may take to arrive after its program has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +54,53 @@ class StudyState:
     live: dict[int, Live] = field(default_factory=dict)
     consultant: Consultant | None = None
     consultation: Consultation | None = None
-    refused: str = ""
+    refusal: Refusal | None = None
     written: float = 0.0
     consulted: float = 0.0
+    asked_at: float = 0.0
+    measuring: bool = False
+    source_error: str = ""
+    measured_at: datetime | None = None
+    logged: dict[int, Report] = field(default_factory=dict)
+    logs_read: set[int] = field(default_factory=set)
 
     def view(self, now: datetime) -> View:
         """What the planner gets to see."""
         assert self.study is not None and self.ledger is not None
         seen: dict[int, Workload] = {}
-        for number in (*self.ledger.active, *self.ledger.uncleaned):
+        for number in (*self.ledger.active, *self.ledger.uncleaned, *self.ledger.removed):
             if number in self.workloads or number in self.absent:
                 seen[number] = self.workload(number)
         stopping = self.study.spec.schedule is not None
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping)
+        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal)
 
     def workload(self, number: int) -> Workload:
         """A Trial's workload as it was last seen."""
         assert self.study is not None
         live = self.live.get(number, Live())
-        found = observe_job(self.study.spec, self.workloads.get(number), self.pods.get(number, {}).values(), live.report)
-        if not live.curve:
-            return found
-        return replace(found, curve=live.curve)
+        found = observe_job(self.study.spec, self.workloads.get(number), self.pods.get(number, {}).values())
+        return with_results(self, found, live, self.logged.get(number))
+
+    def may_still_come(self, workload: Workload) -> bool:
+        """Whether a last sample of an ended program may still be found: for two intervals after it."""
+        assert self.study is not None
+        if not self.measuring or workload.finished is None:
+            return False
+        enough = workload.finished + AWAITED_INTERVALS * timedelta(seconds=self.study.spec.metrics.interval_seconds)
+        return self.measured_at is None or self.measured_at < enough
+
+    def reporter(self, pod: Object) -> str:
+        """The name of the container that reports."""
+        assert self.study is not None
+        name: str = reporting_container(pod["spec"], self.study.spec.template)["name"]
+        return name
 
     def forget(self, number: int) -> None:
         """Drop what is known of a workload that is gone for good."""
-        for known in (self.workloads, self.pods, self.live):
+        for known in (self.workloads, self.pods, self.live, self.logged):
             known.pop(number, None)
         self.absent.discard(number)
+        self.logs_read.discard(number)
 
     def put_trial(self, raw: Object) -> bool:
         """Take in a Trial; whether it was news."""
@@ -173,6 +195,21 @@ class Store:
         labels = raw["metadata"].get("labels") or {}
         number = labels.get(NUMBER_LABEL, "")
         return self.studies.get(labels.get(STUDY_UID_LABEL, "")), int(number) if number.isdigit() else None
+
+
+def with_results(state: StudyState, workload: Workload, live: Live, logged: Report | None) -> Workload:
+    """A workload with what is known of its results: its last words, else its log, else the last samples before its end."""
+    assert state.study is not None
+    wanted = metrics_wanted(state.study.spec)
+    report, source = workload.report, workload.source
+    if report is None or (not all(name in report.metrics for name in wanted) and report.infeasible is None):
+        if logged is not None:
+            report, source = logged, "Log"
+        elif live.report is not None:
+            report, source = live.report, "Prometheus"
+    missing = report is None or not all(name in report.metrics for name in wanted)
+    waits = missing and workload.phase is Phase.SUCCEEDED and state.may_still_come(workload)
+    return replace(workload, report=report, source=source, curve=live.curve, awaiting=waits)
 
 
 async def list_everything(

@@ -1,4 +1,4 @@
-"""What a person sees of a running Study: a live picture on a terminal, plain lines elsewhere."""
+"""What a person sees of a running Study where there is no terminal: plain lines. `live` has the picture for a terminal."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import IO, Self
-
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import IO
 
 from hpo_operator import conditions as c
 from hpo_operator.local.runner import Progress
 from hpo_operator.resources import NamedValue, Study, Trial
-from hpo_operator.workloads import Phase
 
-MAX_RUNNING_SHOWN = 12
 SHORT = 48
-
-STYLES = {c.COMPLETED: "green", c.EARLY_STOPPED: "yellow", c.CANCELED: "dim", c.INFEASIBLE: "yellow"}
 
 
 class Display(AbstractContextManager["Display"]):
@@ -36,40 +26,36 @@ class Display(AbstractContextManager["Display"]):
         """Leave the screen in order."""
 
 
-class LiveDisplay(Display):
-    """A bar, the running Trials and the best so far, redrawn in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, refresh_per_second=8, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __call__(self, progress: Progress) -> None:
-        self._live.update(picture(progress))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._live.stop()
-
-
 class LineDisplay(Display):
-    """One line for each Trial that has ended, for logs and pipes."""
+    """One line for each Trial that has ended, for logs and pipes. Whoever reads them may go; the Study goes on."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
         self._told: set[int] = set()
         self._first = True
+        self._trouble = ""
 
     def __call__(self, progress: Progress) -> None:
+        ledger, study = progress.ledger, progress.study
+        ended = ledger.trials.keys() - ledger.active.keys()
         if self._first:
             self._first = False
-            self._told = {trial.spec.number for trial in progress.ledger if trial.spec.number not in progress.ledger.active}
-            if self._told:
-                print(f"{progress.study.metadata.name}: going on after {len(self._told)} ended Trials", file=self._out, flush=True)
-        for number in sorted(progress.ledger.trials.keys() - progress.ledger.active.keys() - self._told):
-            self._told.add(number)
-            print(f"[{_of_total(progress)}] {line_of(progress.ledger.trials[number])}", file=self._out, flush=True)
+            self._told = set(ended)
+            if ended:
+                self._print(f"{study.metadata.name}: going on after {len(ended)} ended Trials")
+        for trial in sorted((ledger.trials[number] for number in ended - self._told), key=_end):
+            self._told.add(trial.spec.number)
+            self._print(f"[{of_total(len(self._told), study)}] {line_of(trial)}")
+        if (found := trouble(study)) != self._trouble:
+            self._trouble = found
+            if found:
+                self._print(f"{study.metadata.name}: {found}")
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, file=self._out, flush=True)
+        except OSError:
+            self._print = lambda line: None  # type: ignore[method-assign]
 
 
 def display_for(output: str, quiet: bool) -> Display:
@@ -77,72 +63,26 @@ def display_for(output: str, quiet: bool) -> Display:
     if quiet:
         return Display()
     stream = sys.stderr if output == "json" else sys.stdout
-    if stream.isatty():
-        return LiveDisplay(Console(file=stream, highlight=False))
-    return LineDisplay(stream)
+    if not stream.isatty():
+        return LineDisplay(stream)
+    from hpo_operator.local.live import LiveDisplay
 
-
-def picture(progress: Progress) -> RenderableType:
-    """The live picture: title, bar, running Trials."""
-    study, ledger = progress.study, progress.ledger
-    counts = ledger.counts(0)
-    running = [n for n in ledger.active if (w := progress.workloads.get(n)) and w.phase is Phase.RUNNING]
-    facts = [f"{_of_total(progress)} Trials", f"{len(running)} running"]
-    facts += [f"{count} {word}" for count, word in ((counts.early_stopped, "stopped"), (counts.failed, "failed")) if count]
-    facts += [_best(study, progress)] if ledger.best() else []
-    facts += [f"{_duration(progress.now, study.status.start_time)} elapsed"] if study.status.start_time else []
-    estimate = study.status.estimated_completion_time
-    facts += [f"about {_duration(estimate, progress.now)} left"] if estimate and estimate > progress.now else []
-    title = Text.assemble((study.metadata.name, "bold"), "  ", " · ".join(facts))
-    total = study.spec.limits.max_trials
-    bar = ProgressBar(total=total, completed=ledger.ended, pulse=total is None, width=60)
-    return Group(title, bar, _running_table(progress, running))
-
-
-def _running_table(progress: Progress, running: list[int]) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    metric = progress.study.spec.objectives[0].metric
-    for column in ("Trial", "Time", "Step", metric, "Parameters"):
-        table.add_column(column, no_wrap=True)
-    for number in running[:MAX_RUNNING_SHOWN]:
-        trial, workload = progress.ledger.trials[number], progress.workloads[number]
-        step, value = (str(workload.curve[-1][0]), f"{workload.curve[-1][1]:.5g}") if workload.curve else ("", "")
-        of = f"{step or 0}/{trial.spec.budget}" if trial.spec.budget else step
-        since = _duration(progress.now, workload.started) if workload.started else ""
-        table.add_row(str(number), since, of, value, short_parameters(trial.spec.parameters))
-    if len(running) > MAX_RUNNING_SHOWN:
-        table.add_row("…", "", "", "", f"and {len(running) - MAX_RUNNING_SHOWN} more")
-    return table
-
-
-def trials_table(study: Study, trials: Iterable[Trial], title: str | None = None) -> Table:
-    """Trials with their results, one a row."""
-    metrics = [objective.metric for objective in study.spec.objectives]
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim")
-    names = list(dict.fromkeys(p["name"] for p in study.spec.parameters))
-    for column in ("Trial", "State", *metrics, *(["Budget"] if study.spec.budget else []), *names, "Time"):
-        table.add_column(column, no_wrap=column in ("Trial", "State", "Time"), overflow="fold")
-    for trial in trials:
-        state = state_of(trial)
-        values = {pair.name: pair.value for pair in trial.spec.parameters}
-        observed = {p.name: p.value for p in trial.status.observation.metrics} if trial.status.observation else {}
-        table.add_row(
-            str(trial.spec.number),
-            Text(state, style=STYLES.get(state, "red" if state in c.FAILURES else "")),
-            *(_rounded(observed.get(metric, "")) for metric in metrics),
-            *([str(trial.spec.budget)] if study.spec.budget else []),
-            *(_rounded(values.get(name, "–")) for name in names),
-            _duration(trial.status.completion_time, trial.status.start_time),
-        )
-    return table
+    return LiveDisplay(stream)
 
 
 def line_of(trial: Trial) -> str:
     """A Trial that has ended, in a line."""
     found = c.condition(trial.status.conditions, c.SUCCEEDED)
     reason, message = (found.reason, found.message) if found else (c.PENDING, "")
-    duration = _duration(trial.status.completion_time, trial.status.start_time)
-    return f"Trial {trial.spec.number}: {reason}, {message.rstrip('.')}  ({duration}; {short_parameters(trial.spec.parameters)})"
+    what = f"{reason}, {message.rstrip('.')}" if message else reason
+    took = duration(trial.status.completion_time, trial.status.start_time)
+    return f"Trial {trial.spec.number}: {what}  ({took}; {short_parameters(trial.spec.parameters)})"
+
+
+def trouble(study: Study) -> str:
+    """What keeps the Study from going on as it should, for as long as it does."""
+    found = c.condition(study.status.conditions, c.PROGRESSING)
+    return found.message if found is not None and found.reason in (c.TRIALS_ACTIVE, c.ALGORITHM_ERROR) else ""
 
 
 def state_of(trial: Trial) -> str:
@@ -152,33 +92,32 @@ def state_of(trial: Trial) -> str:
 
 def short_parameters(pairs: Iterable[NamedValue]) -> str:
     """Parameters in one short piece of text."""
-    text = ", ".join(f"{pair.name}={_rounded(pair.value)}" for pair in pairs)
+    text = ", ".join(f"{pair.name}={rounded(pair.value)}" for pair in pairs)
     return text if len(text) <= 2 * SHORT else text[: 2 * SHORT - 1] + "…"
 
 
-def _best(study: Study, progress: Progress) -> str:
-    best = progress.ledger.best()[0]
-    values = {pair.name: pair.value for pair in best.metrics}
-    metric = study.spec.objectives[0].metric
-    return f"best {metric} {_rounded(values.get(metric, ''))} (Trial {best.number})"
+def of_total(count: int, study: Study) -> str:
+    """A number of Trials, out of how many where that is known."""
+    total = study.spec.limits.max_trials
+    return f"{count}/{total}" if total else str(count)
 
 
-def _of_total(progress: Progress) -> str:
-    total = progress.study.spec.limits.max_trials
-    return f"{progress.ledger.ended}/{total}" if total else str(progress.ledger.ended)
-
-
-def _rounded(value: str) -> str:
+def rounded(value: str) -> str:
     """A number with the digits that a person compares; anything else as it is."""
     try:
         number = float(value)
     except ValueError:
         return value if len(value) <= SHORT else value[: SHORT - 1] + "…"
-    return value if len(value) <= 7 else f"{number:.5g}"
+    return value if len(value) <= 7 or value.lstrip("-").isdecimal() else f"{number:.5g}"
 
 
-def _duration(end: datetime | None, start: datetime | None) -> str:
+def duration(end: datetime | None, start: datetime | None) -> str:
+    """The time between two moments; empty where one is not known."""
     if end is None or start is None:
         return ""
     seconds = max((end - start).total_seconds(), 0)
     return f"{seconds:.1f}s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def _end(trial: Trial) -> tuple[float, int]:
+    return (trial.status.completion_time.timestamp() if trial.status.completion_time else 0.0, trial.spec.number)

@@ -6,26 +6,31 @@ A process stands for a pod. Its output goes straight into a file, so that nothin
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from hpo_operator import conditions as c
+from hpo_operator.local.leftovers import LOG, end_leftovers, forget, remember
 from hpo_operator.local.program import Program
+from hpo_operator.local.store import RunBroken, WriteFailed
 from hpo_operator.local.tail import Tail, end_of, last_line
 from hpo_operator.reports import Report, final_message, live_reports, log_reports
 from hpo_operator.resources import StudySpec, WorkloadRef
-from hpo_operator.workloads import ABSENT, Phase, Workload
+from hpo_operator.workloads import Phase, Workload
 
 CURVE_LIMIT = 4096  # points kept of a running Trial's curve; the last ones win
+SWEEP_SECONDS = 5.0  # how long what a Trial left behind may outlive it
+SWEEP_PATIENCE = 1.0
+ROOM = 1 << 16  # bytes; more than a program's final message, with what else it writes at its end
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+EXHAUSTED = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(slots=True)
@@ -36,30 +41,39 @@ class _Run:
     folder: Path
     gpus: tuple[str, ...]
     started: datetime
+    ref: WorkloadRef = field(init=False)
     process: subprocess.Popen[bytes] | None = None
     handle: int | None = None
     refused: str = ""
     terminating: float | None = None
-    finished: datetime | None = None
-    workload: Workload | None = None
+    ended: Workload | None = None
     live: Report = field(default_factory=Report)
     curve: list[tuple[int, float]] = field(default_factory=list)
+    shown: tuple[tuple[int, float], ...] = ()
     metrics: Tail = field(init=False)
     log: Tail = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics, self.log = Tail(self.folder / "metrics.jsonl"), Tail(self.folder / "log.txt")
+        uid = f"{self.name}-{self.started.timestamp():.6f}"
+        self.ref = WorkloadRef(api_version="v1", kind="Process", name=self.name, uid=uid)
+        self.metrics, self.log = Tail(self.folder / "metrics.jsonl"), Tail(self.folder / LOG)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.ended is None
 
 
 class Processes:
     """The running Trials of one Study by number, and the GPUs that they hold."""
 
-    def __init__(self, spec: StudySpec, program: Program, gpus: Sequence[str] | None) -> None:
-        self._spec, self._program = spec, program
+    def __init__(self, spec: StudySpec, uid: str, program: Program, gpus: Sequence[str] | None) -> None:
+        self._spec, self._uid, self._program = spec, uid, program
         self._free = list(gpus) if gpus is not None else []
         self._hand_out = gpus is not None
         self._runs: dict[int, _Run] = {}
         self._waiting: dict[int, tuple[str, Path, Mapping[str, str]]] = {}
+        self._unswept: list[Path] = []
+        self._swept = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -69,14 +83,17 @@ class Processes:
         return [run.handle for run in self._runs.values() if run.handle is not None]
 
     def start(self, number: int, name: str, folder: Path, trial: Mapping[str, str]) -> None:
-        """Start a Trial's program, or let it wait for a GPU."""
+        """Start a Trial's program, or let it wait for a GPU.
+
+        Raises RunBroken when that is not the program's fault: the disk is full, or the system has no room for a process.
+        """
         if number in self._runs or number in self._waiting:
             return
         if self._hand_out and len(self._free) < self._program.gpus:
             self._waiting[number] = (name, folder, trial)
             return
         taken = tuple(self._free.pop(0) for _ in range(self._program.gpus)) if self._hand_out else ()
-        self._runs[number] = self._launch(name, folder, trial, taken)
+        self._launch(number, _Run(name, folder, taken, datetime.now(UTC)), trial)
 
     def stop(self, number: int) -> None:
         """Ask a Trial's processes to end, and make them when the grace period is over; forget one that has ended."""
@@ -84,11 +101,11 @@ class Processes:
         run = self._runs.get(number)
         if run is None:
             return
-        if run.process is None or run.finished is not None:
-            self._forget(number)
+        if run.process is None or run.ended is not None:
+            self._release(self._runs.pop(number))
         elif run.terminating is None:
             run.terminating = time.monotonic()
-            _signal(run.process.pid, signal.SIGTERM)
+            _signal(run.process, signal.SIGTERM)
 
     def look(self) -> dict[int, Workload]:
         """What can be seen of all Trials here, after ending those whose grace period is over."""
@@ -97,118 +114,135 @@ class Processes:
                 del self._waiting[number]
                 self.start(number, name, folder, trial)
         seen = {number: self._seen(run) for number, run in self._runs.items()}
+        if self._unswept and time.monotonic() - self._swept >= SWEEP_SECONDS:
+            self.sweep()
         waiting = Workload(Phase.PENDING, ended=True, reason=c.UNSCHEDULABLE, message="Waits for a free GPU.")
         return seen | dict.fromkeys(self._waiting, waiting)
 
     def measure(self) -> None:
         """Read what running programs have reported since the last time."""
         for run in self._runs.values():
-            if run.finished is None:
+            if run.running:
                 self._read(run, last=False)
 
-    def end_all(self) -> None:
-        """End every process: all are asked at once, and wait for the same grace period."""
+    def sweep(self) -> None:
+        """End what ended Trials have left behind out of their groups, as the end of a container would."""
+        running = [number for number, run in self._runs.items() if run.running]
+        end_leftovers(self._uid, self._unswept, running, SWEEP_PATIENCE)
+        self._unswept, self._swept = [], time.monotonic()
+
+    def end_all(self, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End every process: all are asked at once, and wait for the same grace period, or no longer once `hurry()`."""
+        alive = bool(self._runs)
         for number in [*self._waiting, *self._runs]:
             self.stop(number)
-        while any(run.finished is None and run.process for run in self._runs.values()):
-            self.look()
-            time.sleep(0.02)
-        self._runs.clear()
+        try:
+            while any(run.running for run in self._runs.values()) and not hurry():
+                self.look()
+                time.sleep(0.01)
+        finally:
+            for run in self._runs.values():
+                if run.running and run.process is not None:
+                    _signal(run.process, signal.SIGKILL)
+                    run.process.wait()
+                    forget(run.folder)
+                    self._unswept.append(run.folder)
+                self._release(run)
+            self._runs.clear()
+            if alive or self._unswept:
+                self.sweep()
 
-    def _launch(self, name: str, folder: Path, trial: Mapping[str, str], gpus: tuple[str, ...]) -> _Run:
-        for leftover in ("metrics.jsonl", "termination.log"):
-            with contextlib.suppress(FileNotFoundError):
-                (folder / leftover).unlink()  # of an earlier attempt, whose result this one's must not be taken for
-        (folder / "termination.log").touch()
-        (folder / "parameters.json").write_text(trial["HPO_PARAMETERS"])
+    def _launch(self, number: int, run: _Run, trial: Mapping[str, str]) -> None:
         variables = {
             **trial,
-            "HPO_PARAMETERS_FILE": str(folder / "parameters.json"),
-            "HPO_TERMINATION_FILE": str(folder / "termination.log"),
-            "HPO_METRICS_FILE": str(folder / "metrics.jsonl"),
+            "HPO_PARAMETERS_FILE": str(run.folder / "parameters.json"),
+            "HPO_TERMINATION_FILE": str(run.folder / "termination.log"),
+            "HPO_METRICS_FILE": str(run.folder / "metrics.jsonl"),
         }
         command, environment = self._program.resolved(variables)
         if self._hand_out:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        run = _Run(name, folder, gpus, datetime.now(UTC))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(run.gpus)
+        log = _prepare(run.folder, trial["HPO_PARAMETERS"])
+        self._runs[number] = run
         try:
-            with open(folder / "log.txt", "wb") as log:
-                run.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=self._program.folder,
-                    env=environment,
-                    start_new_session=True,
-                )
+            run.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._program.folder,
+                env=environment,
+                start_new_session=True,
+            )
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            run.refused = f"{command[0]}: {reason}"
-            return run
+            run.refused = f"{command[0]}: {_refusal(error)}"
+            return
+        finally:
+            os.close(log)
         with contextlib.suppress(AttributeError, OSError):  # not on every system; the runner then looks at intervals
             run.handle = os.pidfd_open(run.process.pid)
-        with contextlib.suppress(psutil.Error):
-            born = psutil.Process(run.process.pid).create_time()
-            (folder / "process.json").write_text(json.dumps({"pid": run.process.pid, "created": born}))
-        return run
+        try:
+            remember(run.folder, run.process.pid)
+        except OSError as error:
+            raise WriteFailed(run.folder, error) from None
 
     def _seen(self, run: _Run) -> Workload:
-        if run.workload is not None:
-            return run.workload
-        ref = WorkloadRef(api_version="v1", kind="Process", name=run.name, uid=f"{run.name}-{run.started.timestamp():.6f}")
+        if run.ended is not None:
+            return run.ended
         if run.process is None:
             message = f"The program could not be started: {run.refused}."
-            found = Workload(Phase.FAILED, ref, True, c.PROGRAM_FAILED, message, 127, started=run.started, finished=run.started)
-        elif _has_ended(run.process):
-            found = self._finished(run, ref)
-        else:
-            if run.terminating is not None and time.monotonic() - run.terminating > self._program.grace_seconds:
-                _signal(run.process.pid, signal.SIGKILL)
-            return Workload(
-                Phase.RUNNING, ref, started=run.started, gpus=self._program.gpus, report=run.live, curve=tuple(run.curve)
-            )
-        run.workload = found
-        return found
+            run.ended = Workload(Phase.FAILED, run.ref, True, c.PROGRAM_FAILED, message, 127, False, run.started, run.started)
+            return run.ended
+        if _has_ended(run.process):
+            run.ended = self._finished(run, run.process)
+            return run.ended
+        if run.terminating is not None and time.monotonic() - run.terminating > self._program.grace_seconds:
+            _signal(run.process, signal.SIGKILL)
+        gpus = self._program.gpus
+        return Workload(Phase.RUNNING, run.ref, started=run.started, gpus=gpus, report=run.live, curve=run.shown)
 
-    def _finished(self, run: _Run, ref: WorkloadRef) -> Workload:
-        assert run.process is not None
-        _signal(run.process.pid, signal.SIGKILL)  # like a container, a Trial ends with its first process
-        code = run.process.wait()
-        run.finished = datetime.now(UTC)
+    def _finished(self, run: _Run, process: subprocess.Popen[bytes]) -> Workload:
+        _signal(process, signal.SIGKILL)  # like a container, a Trial ends with its first process
+        code = process.wait()
+        finished = datetime.now(UTC)
+        self._unswept.append(run.folder)
+        if run.gpus or run.terminating is not None:
+            self.sweep()  # before the GPU is somebody else's; and what had to be stopped is more likely to leave something
+        forget(run.folder)
         self._release(run)
         self._read(run, last=True)
-        message = end_of(run.folder / "termination.log")
-        report, source = final_message(message), "TerminationMessage"
-        if report is None:
-            report, source = run.live, "Log" if self._spec.metrics.logs else "Report"
+        report = final_message(end_of(run.folder / "termination.log"))
+        if code != 0 or report is None:
+            _refuse_full_disk(run.folder)
         return Workload(
             phase=Phase.SUCCEEDED if code == 0 else Phase.FAILED,
-            ref=ref,
+            ref=run.ref,
             ended=True,
             message="" if code == 0 else _why(code, run.folder),
             exit_code=code if code >= 0 else 128 - code,
             started=run.started,
-            finished=run.finished,
+            finished=finished,
             gpus=self._program.gpus,
-            report=report,
-            source=source,  # type: ignore[arg-type]
-            curve=tuple(run.curve),
+            report=run.live if report is None else report,
+            source="TerminationMessage" if report is not None else "Log" if self._spec.metrics.logs else "Report",
+            curve=run.shown,
         )
 
     def _read(self, run: _Run, *, last: bool) -> None:
-        reports = list(live_reports("\n".join(run.metrics.lines(last=last))))
-        if self._spec.metrics.logs and (lines := run.log.lines(last=last)):
-            reports += log_reports(lines, self._spec.metrics.logs.pattern)
         objective = self._spec.objectives[0].metric
-        for step, metrics in reports:
+        before = run.live
+        reports = [*live_reports("\n".join(run.metrics.lines(last=last)))]
+        logs = self._spec.metrics.logs
+        for step, metrics in (*reports, *(log_reports(run.log.lines(last=last), logs.pattern) if logs else ())):
             run.live = run.live.followed_by(step, metrics)
             if objective in metrics:
                 reached = step if step is not None else (run.curve[-1][0] + 1 if run.curve else 0)
                 while run.curve and run.curve[-1][0] >= reached:
                     run.curve.pop()
                 run.curve.append((reached, metrics[objective]))
-        del run.curve[:-CURVE_LIMIT]
+        if run.live is not before:
+            del run.curve[:-CURVE_LIMIT]
+            run.shown = tuple(run.curve)
 
     def _release(self, run: _Run) -> None:
         self._free += run.gpus
@@ -217,33 +251,44 @@ class Processes:
             os.close(run.handle)
             run.handle = None
 
-    def _forget(self, number: int) -> None:
-        self._release(self._runs.pop(number))
+
+def _prepare(folder: Path, parameters: str) -> int:
+    """Make a Trial's folder as its program finds it; gives the open log. Raises WriteFailed."""
+    try:
+        for leftover in ("metrics.jsonl", "termination.log"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / leftover)  # of an earlier attempt, whose result this one's must not be taken for
+        (folder / "termination.log").touch()
+        (folder / "parameters.json").write_text(parameters)
+        return os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise WriteFailed(folder, error) from None
 
 
-def kill_orphans(uid: str, folders: Iterator[Path]) -> int:
-    """End the processes that an earlier runner of a Study has left behind; gives how many there were.
+def _refuse_full_disk(folder: Path) -> None:
+    """Raise WriteFailed where a program may lack its result because there was no room for it: that is not the program's fault."""
+    probe = folder / "room.tmp"
+    try:
+        probe.write_bytes(b"." * ROOM)
+    except OSError as error:
+        if error.errno in FULL:
+            raise WriteFailed(folder, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
-    They are known by the process that stands in a Trial's folder, and by the Study's uid in their environment, which also
-    finds what they have started, and what was started just before the runner was killed.
-    """
-    victims: dict[int, psutil.Process] = {}
-    for folder in folders:
-        with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
-            known = json.loads((folder / "process.json").read_text())
-            process = psutil.Process(known["pid"])
-            if abs(process.create_time() - known["created"]) < 1:  # else the number has been given to another process
-                for each in (process, *process.children(recursive=True)):
-                    victims[each.pid] = each
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get("HPO_STUDY_UID") == uid and process.pid != os.getpid():
-                victims[process.pid] = process
-    for process in victims.values():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(list(victims.values()), timeout=10)
-    return len(victims)
+
+def _refusal(error: OSError | ValueError) -> str:
+    """Why a program could not be started; raises RunBroken when any other could not be either."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in EXHAUSTED | FULL:
+        raise RunBroken(
+            f"No process can be started: {os.strerror(number or 0)}. Nothing that was recorded is lost: "
+            "when there is room, or with a smaller --parallelism, run the same command again."
+        ) from None
+    if number == errno.ENOEXEC:
+        return "it is no program that this machine can run, or a script without a first line that names its interpreter"
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -253,15 +298,18 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _signal(group: int, what: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, what)
+def _signal(process: subprocess.Popen[bytes], what: signal.Signals) -> None:
+    """Signal a process and all its group, whose number is its own until it has been reaped."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, what)
 
 
 def _why(code: int, folder: Path) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    line = last_line(folder / "log.txt")
+    how = f"ended with exit code {code}"
+    if code < 0:
+        known = {each.value: each.name for each in signal.Signals}
+        how = f"was killed by {known.get(-code, f'signal {-code}')}"
+        how += " (the system kills so when memory runs out)" if -code == signal.SIGKILL else ""
+    line = last_line(folder / LOG)
     return f"The program {how}" + (f"; its last words: {line}" if line else "; it printed nothing") + "."
-
-
-__all__ = ["ABSENT", "Processes", "kill_orphans"]

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from hpo_algorithms import AlgorithmsError, Fault
+
 from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
 from hpo_operator.environment import trial_environment
 from hpo_operator.ledger import Ledger, is_terminal
-from hpo_operator.local.processes import Processes, kill_orphans
+from hpo_operator.local.gpus import devices
+from hpo_operator.local.leftovers import RECORD, end_leftovers
+from hpo_operator.local.processes import Processes
 from hpo_operator.local.program import Program
-from hpo_operator.local.store import Store
+from hpo_operator.local.store import RunBroken, Store
 from hpo_operator.planner import (
     Action,
     Ask,
@@ -35,17 +39,23 @@ from hpo_operator.planner import (
     plan,
 )
 from hpo_operator.resources import Study, StudyStatus, Trial
-from hpo_operator.validation import problem_of
+from hpo_operator.validation import InvalidStudy, problem_of
 from hpo_operator.workloads import ABSENT, Workload
 
 STUDY_WRITE_SECONDS = 1.0  # the Study's status is written at most once in this time, its end at once
 MEASURE_SECONDS = 0.25  # how often live metrics are read and the display is brought up to date
 IDLE_SECONDS = 0.02  # between looks at processes where the system cannot tell when they end
-ALGORITHM_RETRY_SECONDS = 5.0
+ALGORITHM_RETRY_SECONDS = 2.0
+ALGORITHM_TRIES = 3  # without a single proposal and with nothing running, before the run is given up
+ALGORITHM_LOG = "algorithm.log"
 
 
 class Interrupted(Exception):
     """The runner was asked to stop; everything that ran has been ended, and the Study can be taken up again."""
+
+
+class AlgorithmFailed(AlgorithmsError):
+    """Neither the algorithm nor its fallback proposes anything, and nothing runs any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +78,11 @@ class LocalRunner:
         study: a valid Study.
         folder: where the Study file stands, and its programs run.
         results: the results folder; taken up when it holds an unfinished run of the same Study.
-        gpus: ids to hand out to Trials that ask for GPUs; None leaves the choice to the programs.
+        gpus: ids to hand out to Trials that ask for GPUs; those of this machine when left out.
         watch: called with each change and a few times a second.
         parallelism: overrides the Study's own, for this machine.
+
+    Raises InvalidStudy when the Study cannot be run here. `notes` say what will not be quite as in a cluster.
     """
 
     def __init__(
@@ -85,46 +97,61 @@ class LocalRunner:
     ) -> None:
         if parallelism is not None:
             study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
+        _refuse_what_never_starts(study)
         self._program = Program.of(study.spec, folder)
+        handed_out = devices(gpus, self._program, study.spec.parallelism)
+        self._gpus = handed_out.ids
+        self.notes = (*self._program.notes, *handed_out.notes)
         self._asked_for = study
-        self._results = results
+        self._results = results.absolute()
         self._watch = watch
-        self._gpus = gpus
-        self._interrupted = False
+        self._interrupts = 0
+
+    @property
+    def trials(self) -> dict[int, Trial]:
+        """The Trials by number, as they stand after `run`."""
+        return self._ledger.trials
 
     def interrupt(self) -> None:
-        """Ask the runner to end its Trials and return; may be called from a signal handler or another thread."""
-        self._interrupted = True
+        """Ask the runner to end its Trials and return; may be called from a signal handler or another thread.
+
+        Called again it waits for them no longer.
+        """
+        self._interrupts += 1
 
     def run(self) -> Study:
         """Run to the end, and give the Study with its last status.
 
-        Raises StoreError when the folder cannot be used or written, and Interrupted after `interrupt`.
+        Raises StoreError when the folder cannot be used or written, AlgorithmFailed, and Interrupted after `interrupt`.
         """
         with ExitStack() as stack:
             self._store, self._study = Store.open(self._results, self._asked_for, secrets.randbelow(2**31))
             stack.callback(self._store.close)
-            status = self._study.status
+            spec, status = self._study.spec, self._study.status
             assert status.seed is not None
-            problem = problem_of(self._study.spec, status.seed)
-            spec = self._study.spec
-            self._consultant = Consultant(problem, spec.algorithm, spec.schedule)
+            problem = problem_of(spec, status.seed)
+            self._consultant = Consultant(problem, spec.algorithm, spec.schedule, log=self._results / ALGORITHM_LOG)
             stack.callback(self._consultant.close)
+            if c.reason(status.conditions, c.SUCCEEDED) in ("", c.IN_PROGRESS):
+                self._consultant.start()  # gets ready while this process does; a Study that has ended needs none
             self._ledger = Ledger(spec, problem.space, created=status.trials.created)
-            self._processes = Processes(spec, self._program, self._gpus)
-            stack.callback(self._processes.end_all)
+            self._processes = Processes(spec, self._study.metadata.uid, self._program, self._gpus)
+            stack.callback(self._processes.end_all, lambda: self._interrupts > 1)
             self._recover()
-            self._loop()
-        if self._interrupted:
+            ended = self._loop()
+        if not ended:
             raise Interrupted
         return self._study
 
     def _recover(self) -> None:
         """Take up what an earlier runner has left: end its processes, and put its Trials in the ledger."""
-        trials = list(self._store.trials())
-        left = [trial for trial in trials if not is_terminal(trial)]
-        if trials:
-            kill_orphans(self._study.metadata.uid, (self._store.folder(trial.spec.number) for trial in left))
+        uid = self._study.metadata.uid
+        trials = list(self._store.trials(uid))
+        folders = {trial.spec.number: self._store.folder(trial.spec.number) for trial in trials}
+        left = [folders[t.spec.number] for t in trials if not is_terminal(t) or (folders[t.spec.number] / RECORD).exists()]
+        if left and (alive := end_leftovers(uid, left)):
+            which = ", ".join(map(str, alive))
+            raise RunBroken(f"Processes of an earlier run cannot be ended: {which}. End them, then run the same command again.")
         for trial in trials:
             if not is_terminal(trial) and trial.status.workload is not None:
                 # That the runner was not there is not the Trial's fault, and must not use up its retries.
@@ -135,13 +162,15 @@ class LocalRunner:
             if is_terminal(trial):
                 self._ledger.cleaned(trial.spec.number)
 
-    def _loop(self) -> None:
+    def _loop(self) -> bool:
+        """Plan and carry out until the Study has ended, or an interrupt; whether it has ended."""
         self._consultation: Consultation | None = None
         self._pending: StudyStatus | None = None
         self._written = 0.0
+        self._failures = 0
         self._retry_at: float | None = None
-        measured = 0.0
-        while not self._interrupted:
+        measured, ended = 0.0, False
+        while not ended and not self._interrupts:
             workloads = self._workloads()
             decided = plan(self._view(workloads))
             if self._execute(decided.actions):
@@ -151,14 +180,15 @@ class LocalRunner:
                 self._processes.measure()
                 self._observe(self._processes.look())
                 self._watch(Progress(self._study, self._ledger, workloads, _now()))
-            if self._over():
-                break
             self._flush()
-            self._wait(decided)
-        if self._interrupted:
+            ended = self._over()
+            if not ended:
+                self._wait(decided)
+        if not ended:
             self._suspend()
         self._flush(at_once=True)
         self._watch(Progress(self._study, self._ledger, {}, _now()))
+        return ended
 
     def _view(self, workloads: dict[int, Workload]) -> View:
         stopping = self._study.spec.schedule is not None
@@ -204,15 +234,17 @@ class LocalRunner:
 
     def _start(self, trial: Trial) -> None:
         environment = trial_environment(self._study, trial, self._ledger.space)
-        folder = self._store.folder(trial.spec.number).absolute()
-        self._processes.start(trial.spec.number, trial.metadata.name, folder, environment)
+        self._processes.start(trial.spec.number, trial.metadata.name, self._store.folder(trial.spec.number), environment)
 
     def _over(self) -> bool:
         succeeded = c.condition(self._study.status.conditions, c.SUCCEEDED)
         return succeeded is not None and succeeded.status != "Unknown" and not len(self._processes)
 
     def _suspend(self) -> None:
-        self._processes.end_all()
+        """Record what has ended by itself, then end the rest: a program that is told to end may do so as if it had succeeded."""
+        decided = plan(self._view(self._workloads()))
+        self._execute([action for action in decided.actions if isinstance(action, WriteTrial)])
+        self._processes.end_all(lambda: self._interrupts > 1)
         message = "The runner was interrupted; run the same command again to go on."
         found = c.put(self._study.status.conditions, c.PROGRESSING, "False", c.SUSPENDED, message, _now())
         self._pending = self._study.status.model_copy(update={"conditions": found})
@@ -230,17 +262,32 @@ class LocalRunner:
             timeout = min(timeout, max(decided.again_at - _now(), timedelta()))
         handles = self._processes.handles()
         seconds = timeout.total_seconds() if len(handles) == len(self._processes) else IDLE_SECONDS
-        readable: list[int | Consultant] = [*handles, *([self._consultant] if self._consultant.busy else [])]
         poller = select.poll()
-        for each in readable:
-            poller.register(each, select.POLLIN)
+        for handle in (*handles, *([self._consultant.fileno()] if self._consultant.busy else [])):
+            poller.register(handle, select.POLLIN)
         poller.poll(max(seconds, 0.001) * 1000)
         if self._consultant.busy and (answer := self._consultant.poll()) is not None:
-            self._consultation = answer
-            failed = answer.error and not answer.proposals
-            self._retry_at = time.monotonic() + ALGORITHM_RETRY_SECONDS if failed else None
+            self._take(answer)
         elif self._retry_at is not None and time.monotonic() >= self._retry_at:
             self._consultation, self._retry_at = None, None
+
+    def _take(self, answer: Consultation) -> None:
+        self._consultation = answer
+        failed = bool(answer.error) and not answer.proposals and not answer.finished
+        self._retry_at = time.monotonic() + ALGORITHM_RETRY_SECONDS if failed else None
+        self._failures = self._failures + 1 if failed and not self._ledger.active else 0
+        if self._failures >= ALGORITHM_TRIES:
+            remedy = "Name another algorithm or schedule with --fresh, or mend it and run the same command again."
+            raise AlgorithmFailed(f"The algorithm cannot go on: {answer.error}. {self._results / ALGORITHM_LOG} has more. {remedy}")
+
+
+def _refuse_what_never_starts(study: Study) -> None:
+    """Without a cluster nobody changes a running Study, so that these would stay as they are for ever."""
+    if study.spec.suspend:
+        raise InvalidStudy([Fault("spec.suspend", True, "would never start here", "Set it to false.")])
+    if study.spec.parallelism == 0:
+        remedy = "Set it to 1 or more, or use --parallelism."
+        raise InvalidStudy([Fault("spec.parallelism", 0, "would never start a Trial here", remedy)])
 
 
 def _now() -> datetime:

@@ -4,10 +4,10 @@
     lock                        held while a runner works on the folder
     trials/0007/trial.json      a Trial with its status
     trials/0007/log.txt         what its program printed
-    trials/0007/…               parameters, live metrics, final message
+    trials/0007/…               parameters, live metrics, final message, and the process while there is one
 
 A file is written aside and renamed over the old one, so that a reader, or a runner after a crash, finds the old state or the
-new one.
+new one. What cannot be made again, a Trial's parameters and its result, is on the disk before anything is built on it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,28 @@ from typing import Any
 from hpo_algorithms import AlgorithmsError
 from pydantic import ValidationError
 
+from hpo_operator.ledger import is_terminal
 from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
 
 FORMAT = 1
 MUTABLE = ("parallelism", "limits", "suspend", "workloadTTLSeconds")  # spec fields that may change during a Study
+LOCK_SECONDS = 1.0  # a program that a killed runner was just starting holds the lock until it runs
 
 
 class StoreError(AlgorithmsError):
     """A results folder cannot be used; the message says which, why, and what to do."""
 
 
-class WriteFailed(StoreError):
+class RunBroken(StoreError):
+    """A run cannot go on by a fault of the machine. Nothing recorded is lost: the same command goes on when that is mended."""
+
+
+class WriteFailed(RunBroken):
     """A file of a results folder could not be written during a run, most often because the disk is full."""
+
+    def __init__(self, path: Path | str, error: OSError) -> None:
+        remedy = "Nothing that was recorded is lost: make room and run the same command again."
+        super().__init__(f"{path}: cannot be written: {error.strerror or error}. {remedy}")
 
 
 class Store:
@@ -51,7 +62,7 @@ class Store:
         """Create the folder for a Study, or take up the one that is there. Raises StoreError when it is another Study's."""
         store = cls(root)
         store._make_folder()
-        store._acquire()
+        store._lock = _locked(root)
         try:
             return store, store._adopt(study, seed)
         except BaseException:
@@ -68,20 +79,28 @@ class Store:
         """A Trial's folder."""
         return self.root / "trials" / f"{number:04d}"
 
-    def trials(self) -> Iterator[Trial]:
-        """All Trials of the folder."""
-        for path in sorted((self.root / "trials").glob("*/trial.json")):
-            yield read(path, Trial)
+    def trials(self, uid: str) -> Iterator[Trial]:
+        """All Trials of the folder by number. Raises StoreError for one that cannot be read, or is another Study's."""
+        for number in sorted(int(name) for name in os.listdir(self.root / "trials") if name.isdecimal()):
+            path = self.folder(number) / "trial.json"
+            if not path.exists():
+                continue  # a runner was killed before it had recorded this Trial, which nobody has seen yet
+            trial: Trial = read(path, Trial)
+            if trial.spec.number != number or trial.spec.study_ref.uid != uid:
+                owner = f"Trial {trial.metadata.name} of the Study with uid {trial.spec.study_ref.uid or '(none)'}"
+                raise StoreError(f"{path}: holds {owner}. It was put here by hand: move its folder out of {self.root / 'trials'}.")
+            yield trial
 
     def create(self, trial: Trial) -> Trial:
         """Record a new Trial."""
-        self.folder(trial.spec.number).mkdir(parents=True, exist_ok=True)
-        self._write(self.folder(trial.spec.number) / "trial.json", trial.manifest())
+        self._write(self.folder(trial.spec.number) / "trial.json", trial.manifest(), durable=True)
         return trial
 
     def write_trial(self, trial: Trial, status: TrialStatus) -> Trial:
         """Record a Trial's status."""
-        return self.create(trial.model_copy(update={"status": status}))
+        changed = trial.model_copy(update={"status": status})
+        self._write(self.folder(trial.spec.number) / "trial.json", changed.manifest(), durable=is_terminal(changed))
+        return changed
 
     def write_study(self, study: Study, status: StudyStatus) -> Study:
         """Record the Study with a new status."""
@@ -94,16 +113,6 @@ class Store:
             (self.root / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.root}: cannot be made: {error.strerror}. Name another folder with --results.") from None
-
-    def _acquire(self) -> None:
-        self._lock = os.open(self.root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise StoreError(
-                f"{self.root}: another runner works on this folder. Wait for it, or name another with --results."
-            ) from None
 
     def _adopt(self, study: Study, seed: int) -> Study:
         path = self.root / "study.json"
@@ -128,44 +137,95 @@ class Store:
             update={"spec": study.spec, "metadata": known.metadata.model_copy(update={"generation": generation})}
         )
 
-    def _write(self, path: Path, data: dict[str, Any]) -> None:
+    def _write(self, path: Path, data: Mapping[str, Any], *, durable: bool = False) -> None:
         aside = path.with_suffix(".tmp")
         try:
-            with open(aside, "w", encoding="utf-8") as file:
-                json.dump(data, file, ensure_ascii=False)
+            path.parent.mkdir(parents=True, exist_ok=True)  # a program may have removed its own folder
+            with open(aside, "wb") as file:
+                file.write(json.dumps(data, ensure_ascii=False).encode())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(aside, path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 aside.unlink()
-            remedy = "Nothing that was recorded is lost: make room and run the same command again."
-            raise WriteFailed(f"{path}: cannot be written: {error.strerror}. {remedy}") from None
+            raise WriteFailed(path, error) from None
 
 
 def read(path: Path, kind: type[Any]) -> Any:
     """A Study or a Trial from its file. Raises StoreError when it is none, or of another version of this program."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}. Is this the results folder of a Study?") from None
-    except ValueError as error:
-        raise StoreError(f"{path}: is not JSON ({error}). It was not written by this program; name another folder.") from None
-    format_ = data.pop("format", FORMAT) if isinstance(data, dict) else None
-    if format_ != FORMAT:
-        raise StoreError(
-            f"{path}: has format {format_}, this version reads {FORMAT}. Use the version of hpo-operator that wrote it."
-        )
+    except (ValueError, RecursionError) as error:
+        remedy = "It was damaged, or not written by this program: restore it, or name another folder."
+        raise StoreError(f"{path}: is not JSON ({error}). {remedy}") from None
+    if kind is Study and isinstance(data, dict) and (found := data.pop("format", None)) != FORMAT:
+        stands = "no format" if found is None else f"format {found}"
+        raise StoreError(f"{path}: has {stands}, this version reads {FORMAT}. Use the version of hpo-operator that wrote it.")
     try:
         return kind.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise StoreError(f"{path}: {where}: {first['msg']}. It was changed by hand, or written by another version.") from None
 
 
 def open_for_reading(root: Path) -> tuple[Study, list[Trial]]:
     """The Study and the Trials of a results folder, as they stand, without its lock."""
     study: Study = read(root / "study.json", Study)
-    return study, list(Store(root).trials())
+    return study, list(Store(root).trials(study.metadata.uid))
+
+
+def set_aside(root: Path) -> Path | None:
+    """Rename an earlier results folder to the first free name, for results are never deleted; None where there is none.
+
+    Raises StoreError when a runner works on it, or when it is no results folder.
+    """
+    if not root.is_dir() or not any(root.iterdir()):
+        return None
+    if not (root / "study.json").exists():
+        raise StoreError(f"{root}: holds no results of a Study, and is not touched. Name another folder with --results.")
+    lock = _locked(root)
+    try:
+        absolute, number = root.absolute(), 1
+        while (aside := absolute.with_name(f"{absolute.name}.{number}")).exists():
+            number += 1
+        os.rename(absolute, aside)
+    except OSError as error:
+        raise StoreError(f"{root}: cannot be renamed: {error.strerror}. Name another folder with --results.") from None
+    finally:
+        os.close(lock)
+    return Path(os.path.relpath(aside))
+
+
+def _locked(root: Path) -> int:
+    """The lock of a folder as an open file. Raises StoreError when another runner has it."""
+    path, patience = root / "lock", time.monotonic() + LOCK_SECONDS
+    try:
+        while (lock := _try_lock(path)) is None:
+            if time.monotonic() > patience:
+                remedy = "Wait for it, or name another with --results."
+                raise StoreError(f"{root}: another runner works on this folder. {remedy}")
+            time.sleep(0.02)
+    except OSError as error:
+        remedy = "Name a folder on a local disk that can be written with --results."
+        raise StoreError(f"{path}: cannot be locked: {error.strerror}. {remedy}") from None
+    return lock
+
+
+def _try_lock(path: Path) -> int | None:
+    with contextlib.ExitStack() as stack:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        stack.callback(os.close, lock)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(path)):  # else the folder was set aside in between
+                stack.pop_all()
+                return lock
+    return None
 
 
 def _differences(known: Study, study: Study) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 MAX_LINE = 65536  # what is longer is no metric; its rest is skipped
@@ -18,24 +19,22 @@ class Tail:
         self._rest = b""
         self._skipping = False
 
-    def lines(self, *, last: bool = False) -> list[str]:
+    def lines(self, *, last: bool = False) -> Iterator[str]:
         """New lines, at most a chunk of them at a time unless it is the `last` look, which also takes an unfinished line."""
-        found: list[str] = []
         try:
             with open(self._path, "rb") as file:
-                if os.fstat(file.fileno()).st_size > self._offset:
-                    file.seek(self._offset)
-                    while chunk := file.read(CHUNK):
-                        self._offset += len(chunk)
-                        found += self._split(chunk)
-                        if not last:
-                            break
+                size = os.fstat(file.fileno()).st_size  # what is added from now on is for the next look
+                file.seek(self._offset)
+                while self._offset < size and (chunk := file.read(min(CHUNK, size - self._offset))):
+                    self._offset += len(chunk)
+                    yield from self._split(chunk)
+                    if not last:
+                        break
         except OSError:
-            return found
+            return
         if last and self._rest and not self._skipping:
-            found.append(self._rest.decode(errors="replace"))
+            yield self._rest.decode(errors="replace")
             self._rest = b""
-        return found
 
     def _split(self, chunk: bytes) -> list[str]:
         *whole, rest = (self._rest + chunk).split(b"\n")
@@ -47,13 +46,9 @@ class Tail:
 
 def last_line(path: Path, size: int = 4096) -> str:
     """The last line of a file that is not blank, for a message; empty where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
-            lines = file.read(size).decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    lines = (line.strip() for line in reversed(end_of(path, size).splitlines()))
+    line = next((line for line in lines if line), "")
+    return "".join(each if each.isprintable() else "�" for each in line)[:300]
 
 
 def end_of(path: Path, size: int = 4096) -> str:

@@ -1,0 +1,134 @@
+"""What a plan rests on and what it is made of: values only, for the planner decides and others act.
+
+What the algorithm has answered and what the API server has refused are inputs like all others: nothing is remembered in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hpo_algorithms import Proposal, Stop
+
+from hpo_operator.ledger import Ledger
+from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
+from hpo_operator.workloads import Workload
+
+# Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Consultation:
+    """What the algorithm answered when it was asked with the ledger at `version` for `count` Trials from number `first`.
+
+    `error` says why the algorithm itself could not answer; the proposals are then a fallback, or there are none. A `count` of None
+    is one that was large enough.
+    """
+
+    version: int
+    first: int
+    proposals: tuple[Proposal, ...] = ()
+    finished: str = ""
+    stops: tuple[Stop, ...] = ()
+    error: str = ""
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing can be created for a Study at present.
+
+    `reason` is that of `Progressing` (CreationRefused, NameConflict), or one of those for which a Study is not `Accepted`. It
+    stands until a creation succeeds; creations are tried again from `until` on, never when that is None.
+    """
+
+    reason: str
+    message: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that a decision rests on.
+
+    `workloads` holds what is known of the workloads of active, uncleaned and removed Trials; a missing entry means not known.
+    `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown.
+    """
+
+    study: Study
+    ledger: Ledger
+    workloads: Mapping[int, Workload]
+    now: datetime
+    consultation: Consultation | None = None
+    stopping: bool = False
+    refusal: Refusal | None = None
+
+
+# Actions
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Consult the algorithm: proposals for `count` Trials from number `first`, and whom to stop."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTrial:
+    """Create a Trial; the next action is due only once it is acknowledged."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorkload:
+    """Create the workload of a Trial, or adopt the one that is there."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorkload:
+    """Delete the workload of a Trial and let its pods end."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookForWorkload:
+    """Ask whether a Trial's workload exists, for what is merely not known must not be taken to be absent."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTrial:
+    """Write a Trial's status."""
+
+    number: int
+    status: TrialStatus
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStudy:
+    """Write the Study's status."""
+
+    status: StudyStatus
+
+
+Action = Ask | CreateTrial | StartWorkload | StopWorkload | LookForWorkload | WriteTrial | WriteStudy
+
+
+@dataclass(slots=True)
+class Plan:
+    """Actions in their order, and the time at which to plan again even if nothing happens."""
+
+    actions: list[Action] = field(default_factory=list)
+    again_at: datetime | None = None
+
+    def wake(self, at: datetime) -> None:
+        """Plan again at a time, or earlier."""
+        self.again_at = at if self.again_at is None else min(self.again_at, at)

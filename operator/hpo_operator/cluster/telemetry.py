@@ -1,0 +1,141 @@
+"""What the operator says of itself: /metrics for Prometheus, /healthz for the kubelet.
+
+Series are computed from the store when they are scraped, so that a deleted Study's vanish with it; only durations and requests are
+counted as they happen. No series is labelled with a Trial.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from hpo_operator import conditions as c
+from hpo_operator.cluster.client import Client
+from hpo_operator.cluster.controller import Controller
+from hpo_operator.cluster.store import StudyState
+
+SILENT_SECONDS = 180.0  # bookmarks come each minute: a watch that is silent for three of them is dead
+STUCK_SECONDS = 300.0  # a Study that has waited this long for its turn never gets it
+
+RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+PROPOSAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Durations:
+    """Histograms that are filled as things happen."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.reconcile = Histogram(
+            "hpo_reconcile_duration_seconds", "Time to look at a Study once.", registry=registry, buckets=RECONCILE_BUCKETS
+        )
+        self.proposal = Histogram(
+            "hpo_proposal_duration_seconds",
+            "Time until an algorithm answered.",
+            ["algorithm"],
+            registry=registry,
+            buckets=PROPOSAL_BUCKETS,
+        )
+
+
+class StoreCollector:
+    """Series over the store, made at each scrape."""
+
+    def __init__(self, controller: Controller, client: Client) -> None:
+        self._controller, self._client = controller, client
+
+    def collect(self) -> Iterator[Metric]:
+        """All series. Called by prometheus-client."""
+        yield InfoMetricFamily("hpo_build", "Version of the operator.", {"version": version("hpo-operator")})
+        yield from self._studies()
+        yield from self._process()
+
+    def _studies(self) -> Iterator[Metric]:
+        labels = ["namespace", "study"]
+        studies = GaugeMetricFamily("hpo_studies", "Studies by the reason of Succeeded.", labels=["namespace", "reason"])
+        trials = GaugeMetricFamily("hpo_trials", "Trials by state.", labels=[*labels, "state"])
+        finished = CounterMetricFamily(
+            "hpo_trials_finished", "Ended Trials by the reason of Succeeded.", labels=[*labels, "reason"]
+        )
+        best = GaugeMetricFamily("hpo_study_best_objective", "First objective of the best Trial.", labels=labels)
+        gpu = CounterMetricFamily("hpo_gpu_seconds", "GPU-seconds of ended Trials.", labels=labels)
+        by_reason: dict[tuple[str, str], int] = {}
+        for state in self._controller.store.studies.values():
+            key = [state.namespace, state.name]
+            reason = _reason(state)
+            by_reason[state.namespace, reason] = by_reason.get((state.namespace, reason), 0) + 1
+            if state.study is None or state.ledger is None:
+                continue
+            counts = state.study.status.trials
+            for name in ("active", "running", "completed", "early_stopped", "failed", "infeasible"):
+                trials.add_metric([*key, name], getattr(counts, name))
+            for ended, count in state.ledger.reasons.items():
+                finished.add_metric([*key, ended], count)
+            gpu.add_metric(key, state.ledger.gpu_seconds)
+            if (value := _best(state)) is not None:
+                best.add_metric(key, value)
+        for (namespace, reason), count in by_reason.items():
+            studies.add_metric([namespace, reason], count)
+        yield from (studies, trials, finished, best, gpu)
+
+    def _process(self) -> Iterator[Metric]:
+        queue = self._controller.queue
+        yield GaugeMetricFamily("hpo_queue_depth", "Studies that wait for their turn.", len(queue))
+        yield GaugeMetricFamily("hpo_queue_oldest_seconds", "How long the first of them has waited.", queue.oldest_age)
+        yield GaugeMetricFamily(
+            "hpo_watch_last_event_timestamp_seconds", "When a watch last said anything.", self._controller.last_event
+        )
+        requests = CounterMetricFamily("hpo_apiserver_requests", "Requests to the API server.", labels=["verb", "kind", "code"])
+        for (verb, kind, code), count in self._client.requests.items():
+            requests.add_metric([verb, kind, str(code)], count)
+        yield requests
+
+
+def health(controller: Controller, now: float | None = None) -> str:
+    """Why the process should be restarted; empty when it need not be."""
+    now = time.time() if now is None else now
+    silent = now - controller.last_event
+    if silent > SILENT_SECONDS:
+        return f"no watch has said anything for {silent:.0f} s"
+    if controller.queue.oldest_age > STUCK_SECONDS:
+        return f"a Study has waited for {controller.queue.oldest_age:.0f} s"
+    return ""
+
+
+async def serve(controller: Controller, registry: CollectorRegistry, port: int) -> web.AppRunner:
+    """Serve /metrics and /healthz on all addresses; the caller cleans the runner up."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_: web.Request) -> web.Response:
+        fault = health(controller)
+        body = json.dumps({"healthy": not fault, "reason": fault})
+        return web.Response(text=body, status=503 if fault else 200, content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner
+
+
+def _reason(state: StudyState) -> str:
+    if state.study is None:
+        return "NotAccepted"
+    return c.reason(state.study.status.conditions, c.SUCCEEDED) or c.IN_PROGRESS
+
+
+def _best(state: StudyState) -> float | None:
+    assert state.study is not None
+    ranked = state.study.status.best
+    metric = state.study.spec.objectives[0].metric
+    value = next((pair.value for pair in ranked[0].metrics if pair.name == metric), None) if ranked else None
+    return float(value) if value is not None else None

@@ -1,0 +1,191 @@
+"""What a Trial has started ends with it: at its own end, at an interrupt, at a timeout, and after the runner was killed."""
+
+import signal
+
+import pytest
+
+from tests.unit.operator.local_studies import REPORT, Fork, Laptop, alive, ended, wait_until, without_a_worker
+
+HANG = 'trap "" TERM; echo $$ >> pids; exec sleep 1000'
+
+# On its first attempt Trial 0 starts six others that ignore SIGTERM, each out of reach in another way, and hangs with them.
+# Any other attempt complains of those that still run.
+FAMILY = f"""
+for pid in $(cat pids 2>/dev/null); do
+    if read -r _ _ state _ 2>/dev/null < /proc/$pid/stat && [ "$state" != Z ]; then echo "$pid runs" >> complaints; fi
+done
+if [ $HPO_TRIAL_NUMBER = 0 ] && mkdir first 2>/dev/null; then
+    sh -c '{HANG}' &
+    (sh -c '{HANG}' &)
+    setsid sh -c '{HANG}' &
+    env -i PATH="$PATH" setsid sh -c '{HANG}' &
+    env -i PATH="$PATH" sh -c '{HANG}' > /dev/null 2>&1 &
+    {HANG}
+fi
+{REPORT}
+"""
+MEMBERS = 6
+
+
+@pytest.fixture
+def laptop(tmp_path, monkeypatch):
+    without_a_worker(monkeypatch)
+    laptop = Laptop(tmp_path)
+    yield laptop
+    laptop.clean_up()
+
+
+def pids(laptop):
+    return [int(line) for line in laptop.lines("pids")]
+
+
+def family_gathers(laptop):
+    wait_until(lambda: len(pids(laptop)) == MEMBERS, "the family gathers")
+    assert all(map(alive, pids(laptop)))
+
+
+def test_all_that_a_killed_runner_has_left_running_is_ended_before_it_goes_on(laptop):
+    laptop.write(FAMILY)
+    runner = laptop.fork()
+    family_gathers(laptop)
+    runner.kill()
+    runner.code()
+    assert all(map(alive, pids(laptop)))
+
+    assert laptop.hpo("run") == 0
+
+    assert laptop.lines("complaints") == []
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_a_process_of_somebody_else_with_the_number_of_a_lost_one_is_left_alone(laptop):
+    laptop.write(FAMILY)
+    runner = laptop.fork()
+    family_gathers(laptop)
+    runner.kill()
+    runner.code()
+    bystander = Fork(lambda: signal.pause() or 0)
+    record = laptop.results / "trials" / "0000" / "process.json"
+    record.write_text(record.read_text().replace(record.read_text().split(",")[0], f'{{"pid": {bystander.pid}'))
+
+    assert laptop.hpo("run") == 0
+
+    assert alive(bystander.pid)
+    assert not any(map(alive, pids(laptop)))
+    bystander.kill()
+    bystander.code()
+
+
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda what: what.name)
+def test_an_interrupt_ends_all_children_says_how_to_go_on_and_going_on_works(laptop, capfd, what):
+    laptop.write(FAMILY, parallelism=2)
+    runner = laptop.fork()
+    family_gathers(laptop)
+    wait_until((laptop.results / "trials/0002/trial.json").exists, "another Trial has ended meanwhile")
+
+    runner.kill(what)
+
+    assert runner.code() == 130
+    assert "run the same command again to go on" in capfd.readouterr().err
+    assert not any(map(alive, pids(laptop)))
+    before = {t.spec.number: t for t in laptop.trials() if t.status.completion_time}
+    assert 1 in before
+    (laptop.folder / "complaints").unlink()  # of Trial 1, which ran beside the family
+    assert laptop.hpo("run") == 0
+    assert laptop.lines("complaints") == []
+    assert laptop.reasons() == ["Completed"] * 3
+    assert {number: laptop.trials()[number] for number in before} == before
+
+
+def test_a_second_interrupt_does_not_wait_for_the_grace_period(laptop, capfd):
+    laptop.write(FAMILY, pod={"terminationGracePeriodSeconds": 3600})
+    runner = laptop.fork()
+    family_gathers(laptop)
+    runner.kill(signal.SIGINT)
+    wait_until(lambda: "Ending the running Trials" in capfd.readouterr().err, "the first is heard")
+    runner.kill(signal.SIGINT)
+    assert runner.code() == 130
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_a_program_that_ends_well_when_it_is_told_to_end_has_not_finished(laptop):
+    saves = f"""
+        trap '{REPORT.replace("'", "'" + '"' + "'" + '"' + "'")}; exit 0' TERM
+        mkdir first 2>/dev/null || {{ {REPORT}; exit 0; }}
+        echo $$ >> pids; while :; do sleep 0.01; done
+    """
+    laptop.write(saves, pod={"terminationGracePeriodSeconds": 600}, limits={"maxTrials": 1})
+    runner = laptop.fork()
+    wait_until(lambda: pids(laptop), "the program runs")
+    runner.kill(signal.SIGINT)
+    assert runner.code() == 130
+    assert laptop.trials()[0].status.completion_time is None
+    assert laptop.hpo("run") == 0
+    assert laptop.reasons() == ["Completed"]
+
+
+def test_a_hanging_program_that_ignores_the_request_to_end_is_killed_after_its_timeout_and_grace_period(laptop):
+    laptop.write(FAMILY, limits={"maxTrials": 1, "trialTimeoutSeconds": 1})
+    assert laptop.hpo("run") == 1
+    assert laptop.outcomes() == [("TimedOut", "Ran longer than limits.trialTimeoutSeconds (1).")]
+    assert len(pids(laptop)) == MEMBERS
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_what_a_program_leaves_running_ends_with_it(laptop):
+    laptop.write(
+        f": > pids; sh -c '{HANG}' & setsid sh -c '{HANG}' & while [ $(wc -l < pids) -lt 2 ]; do sleep 0.01; done; {REPORT}",
+        limits={"maxTrials": 1},
+    )
+    assert laptop.hpo("run") == 0
+    assert laptop.reasons() == ["Completed"]
+    assert len(pids(laptop)) == 2
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_the_median_rule_ends_a_whole_process_group_early(laptop):
+    command = laptop.script(
+        "train.py",
+        """
+        import os, subprocess, time, hpo
+        if hpo.trial().number < 5:
+            for step in range(1, 4):
+                hpo.report(step=step, loss=0.1)
+        else:
+            child = subprocess.Popen(["sh", "-c", 'trap "" TERM; exec sleep 1000'])
+            open("pids", "a").write(f"{child.pid}\\n{os.getpid()}\\n")
+            hpo.report(step=2, loss=9.0)
+            time.sleep(1000)
+        """,
+    )
+    laptop.write(command, limits={"maxTrials": 6}, schedule={"median": {}}, budget={"max": 3}, parallelism=2)
+    assert laptop.hpo("run") == 0
+    assert laptop.outcomes()[5] == ("EarlyStopped", "Stopped by rule 'median' at step 2.")
+    assert len(pids(laptop)) == 2
+    assert not any(map(alive, pids(laptop)))
+    stopped = laptop.trials()[5].status
+    assert (stopped.stop.rule, stopped.stop.step) == ("median", 2)
+    assert laptop.recorded().status.trials.early_stopped == 1
+
+
+def test_never_do_two_runners_work_on_one_folder(laptop, capsys):
+    laptop.write(FAMILY)
+    first = laptop.fork()
+    family_gathers(laptop)
+    for arguments in ((), ("--fresh",)):
+        assert laptop.hpo("run", *arguments) == 2
+        assert "another runner works on this folder" in capsys.readouterr().err
+    first.kill(signal.SIGTERM)
+    assert first.code() == 130
+
+
+def test_the_command_in_a_process_of_its_own_exits_with_130_after_an_interrupt(laptop):
+    laptop.write(FAMILY)
+    process = laptop.start()
+    family_gathers(laptop)
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process)
+    assert code == 130
+    assert "Interrupted. What has ended stands in" in err
+    assert "Traceback" not in out + err
+    assert not any(map(alive, pids(laptop)))
