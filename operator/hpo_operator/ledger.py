@@ -102,6 +102,11 @@ class Ledger:
         return len(self.trials) - len(self.active)
 
     @property
+    def reasons(self) -> Mapping[str, int]:
+        """Ended Trials by the reason of `Succeeded`."""
+        return self._reasons
+
+    @property
     def failed(self) -> int:
         """Trials that count against maxFailedTrials."""
         return sum(self._reasons[reason] for reason in c.FAILURES)

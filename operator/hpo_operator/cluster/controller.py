@@ -152,6 +152,7 @@ class Controller:
         state.invalid = message
         study = Study.model_construct(  # without the spec, which is what cannot be read
             metadata=Metadata.model_validate(state.raw["metadata"]),
+            spec=None,  # type: ignore[arg-type]
             status=StudyStatus.model_validate(state.raw.get("status") or {}),
         )
         status = rejected(study, Refusal(reason, message), datetime.now(UTC))
