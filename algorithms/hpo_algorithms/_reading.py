@@ -29,6 +29,7 @@ MAX_TEXT = 256
 LARGEST, SMALLEST = 1e150, 1e-150  # a float beyond them cannot be squared
 NARROWEST = 1e-9  # of a float's size: a narrower range has too few values that can be told apart
 FINEST = 1e-10  # of a float's size: steps below it are lost in rounding
+LARGEST_INT = 2**53  # beyond it a whole number changes on its way through JSON
 IN_REACH = f"must be 0 or a finite number between {SMALLEST:g} and {LARGEST:g} in size"
 YAML_NUMBER = "Take away the quotes; YAML 1.1 also wants 1.0e-5 for 1e-5."
 
@@ -131,6 +132,11 @@ class _Reading:
         log = self._scale(path, entry)
         if low is None or high is None or step is None or not self._range(path, low, high, log, entry.get("step")):
             return None
+        for field, bound in (("min", low), ("max", high)):
+            if abs(bound) > LARGEST_INT:
+                remedy = "Use a float and round it in the program."
+                self.fault(f"{path}.{field}", bound, f"must be at most {LARGEST_INT} in size", remedy)
+                return None
         if high - low >= MAX_INT_VALUES or (log and high > MAX_LOG_INT):
             self.fault(f"{path}.max", high, "makes the range too wide for an int", "Use a float and round it in the program.")
             return None

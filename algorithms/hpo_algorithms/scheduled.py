@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.seams import Sampler, Schedule
 from hpo_algorithms.space import Params
-from hpo_algorithms.trials import SEARCH_EXHAUSTED, Answer, Draw, History, Origin, Place, Problem, Proposal, Stop
+from hpo_algorithms.trials import SEARCH_EXHAUSTED, Answer, Draw, History, Origin, Place, Problem, Proposal, Stop, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,19 @@ class Scheduled:
 
     def _proposal(self, history: History, place: Place, draws: object) -> Proposal:
         if place.source is not None:
-            source = history[place.source]
+            source = numbered(history, place.source)
             donor = source.number if source.restorable else None
             return Proposal(source.params, place.budget, place.slot, donor, origin=Origin.PROMOTED)
         draw, origin = next(draws)  # type: ignore[call-overload]
         slot = place.slot if draw.slot is None else draw.slot
         return Proposal(draw.params, place.budget, slot, memo=draw.memo, origin=origin)
+
+
+def numbered(history: History, number: int) -> Trial:
+    """The Trial of a number, which must be there; its position may be another one, for deleted Trials leave holes."""
+    found = history[bisect.bisect_left(history, number, key=lambda trial: trial.number)]
+    assert found.number == number
+    return found
 
 
 def untried(problem: Problem, history: History) -> list[Params]:

@@ -85,7 +85,7 @@ def _refusal(known: Setting, value: object) -> str:
         return "" if isinstance(value, bool) else "must be true or false"
     if known.kind is str:
         return "" if value in known.choices else f"must be one of {', '.join(known.choices)}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
         return "must be a number"
     if known.kind is int and value != int(value):
         return "must be a whole number"

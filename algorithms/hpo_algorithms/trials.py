@@ -45,7 +45,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One configuration, run once. A history is a sequence of them in ascending, gapless order of `number`, active ones included.
+    """One configuration, run once. A history is a sequence of them in ascending order of `number`, active ones included.
+
+    A number is not a position: Trials that were deleted, or canceled so that their slot is free again, leave holes.
 
     Losses are to be minimised; `losses` is the final result, one for each objective, empty while there is none and possibly NaN.
     `curve` holds (step, first objective's loss) in ascending order of step. `violation` is the sum by which outcome constraints

@@ -369,7 +369,7 @@ class ControlPlane:
 
     def _wait_until_served(self, name: str) -> None:
         def established(definition: Object) -> bool:
-            conditions = definition.get("status", {}).get("conditions", [])
+            conditions = definition.get("status", {}).get("conditions") or []  # null for an instant
             return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
         self.wait_for(f"CRD {name}", "apiextensions.k8s.io/v1", "CustomResourceDefinition", name, established)

@@ -73,6 +73,14 @@ class Ensemble:
         """With the lowest mean at the points F as the best there is."""
         return Ensemble(self.models, tuple(float(model.predict(F)[0].min()) for model in self.models))
 
+    def demanding(self, improvement: float) -> Ensemble:
+        """With an improvement to be exceeded before it counts, in standard deviations of the targets."""
+        return Ensemble(self.models, tuple(best - improvement for best in self.bests))
+
+    def doubting(self, shrink: float) -> Ensemble:
+        """With all length scales multiplied: what is far from any Trial is less known than the likelihood would have it."""
+        return self if shrink == 1 else Ensemble(tuple(model.rescaled(shrink) for model in self.models), self.bests)
+
     @property
     def insight(self) -> float:
         """Rank correlation between each target and what the other points say of it, mean over models: 1 knows all, 0 nothing."""

@@ -73,6 +73,12 @@ class GP:
         reduction = np.square(k @ self._inverse_L.T).sum(axis=1)
         return self.mean + k @ self._alpha, np.sqrt(np.maximum(self.variance - reduction, 1e-12))
 
+    def rescaled(self, factor: float) -> GP:
+        """The same points with length scales multiplied by a factor."""
+        theta = self.theta.copy()
+        theta[:-2] += math.log(factor)
+        return GP(self._F / self._inverse_scales, self.y, self._owner, theta)
+
     def left_out(self) -> np.ndarray:
         """What the other points say of each point: shape (n,) [Rasmussen2006, eq. 5.12]."""
         return np.asarray(self.y - self._alpha / np.square(self._inverse_L).sum(axis=0))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which o
     from hpo_algorithms.gp.surrogate import Surrogate
 
 ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy")
+DEMANDS = ((1.0, 0.0), (1.0, 0.1), (1.0, 0.3))  # improvements asked for after a stagnation, in standard deviations of the targets
+PATIENCE, PROGRESS = 10, 0.01  # results within which the best must improve by this share of its distance from the median
 INCUMBENTS = 10  # best Trials around which the search looks closer
 RANKED_AT_ONCE = 8  # proposals kept from one search, for finite spaces whose first choice is taken
 
@@ -91,6 +93,9 @@ class GaussianProcess:
         ensemble = surrogate.ensemble.pending(surrogate.features(active))
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
+        if stagnating(surrogate.losses):
+            shrink, demand = DEMANDS[int(rng.integers(len(DEMANDS)))]
+            ensemble = ensemble.doubting(shrink).demanding(demand)
         value = self._acquisition(ensemble, surrogate, rng)
 
         def score(C: np.ndarray) -> np.ndarray:
@@ -118,6 +123,19 @@ class GaussianProcess:
             return lambda F: ensemble.score(F, lambda i, mean, deviation, best: a.log_mes(mean, deviation, minima[i]))
         log = a.log_pi if self.acquisition == "PI" else a.log_ei
         return lambda F: ensemble.score(F, lambda i, mean, deviation, best: log(mean, deviation, best))
+
+
+def stagnating(losses: np.ndarray) -> bool:
+    """Whether the last results, in the order of their numbers, have brought next to nothing.
+
+    The expected improvement goes on refining a place to the last digit, for a small gain that is sure beats a large one that is
+    not. Asking for a larger one now and then is how the search leaves a local minimum.
+    """
+    if len(losses) <= PATIENCE or not np.isfinite(losses[:-PATIENCE]).any():
+        return False
+    before, now = losses[:-PATIENCE].min(), losses.min()
+    median = np.median(losses[np.isfinite(losses)])
+    return bool(before - now <= PROGRESS * (median - now))
 
 
 def spread(problem: Problem, number: int, attempt: int) -> Params:

@@ -39,7 +39,7 @@ class ASHA:
                 found.append(Place(budgets[rung + 1], Slot(rung=rung + 1, member=trial.slot.member), trial.number))
         del found[count:]
         if not exhausted:
-            first = len(history) + len(found)
+            first = (history[-1].number + 1 if history else 0) + len(found)
             found += [Place(budgets[0], Slot(rung=0, member=first + i)) for i in range(count - len(found))]
         return found
 

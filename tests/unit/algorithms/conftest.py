@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 # Helper modules whose assertions pytest shall explain as it does those of tests.
-pytest.register_assert_rewrite("tests.unit.algorithms.contract", "tests.unit.algorithms.histories")
+pytest.register_assert_rewrite(*(f"tests.unit.algorithms.{name}" for name in ("contract", "simulation", "histories")))
 
 
 @pytest.fixture(autouse=True, scope="session")
