@@ -25,6 +25,7 @@ from hpo_operator.planner import (
 )
 from hpo_operator.resources import StudyStatus, Trial, TrialStatus
 
+CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 STUDY_WRITE_SECONDS = 1.0
 
@@ -51,14 +52,16 @@ class Executor:
             raise _first(group) from None
 
     async def _execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
-        changed, later = False, None
+        changed, later, created = False, None, 0
         limit = asyncio.Semaphore(CONCURRENCY)
         async with asyncio.TaskGroup() as group:
             for action in actions:
                 match action:
+                    case CreateTrial() | WriteStudy() if created == CREATIONS:
+                        break  # planned again, on what is then known
                     case CreateTrial(trial):
                         await self._create_trial(state, trial)
-                        changed = True
+                        changed, created = True, created + 1
                     case StartWorkload(number):
                         group.create_task(self._limited(limit, self._start(state, number)))
                         changed = True

@@ -73,12 +73,49 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
         kopf.on.event(*selector, id=f"watch-{selector[-1]}", registry=registry)(handler)
 
 
+class _NoEssence(kopf.DiffBaseStorage):
+    """Nothing is compared: kopf would copy each object twice for a difference that only its stateful handlers look at."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return _NOTHING
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nothing is persisted: a handler that only takes in an event has no progress."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> Any:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        return None
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        return None
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
+_NOTHING: kopf.BodyEssence = {}
+
+
 def informer_settings() -> kopf.OperatorSettings:
     """kopf's settings for a plain informer: see each field's reason."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True  # kopf's peering pauses; it does not elect
     settings.scanning.disabled = True  # nobody else's CRDs and namespaces need be known
     settings.posting.enabled = False  # Events are the executor's
+    settings.persistence.diffbase_storage = _NoEssence()
+    settings.persistence.progress_storage = _NoProgress()
     settings.watching.chunk_size = 500
     settings.watching.label_selectors["jobs.batch"] = STUDY_UID_LABEL  # never watch what is not ours
     settings.watching.label_selectors["pods"] = STUDY_UID_LABEL
