@@ -3,12 +3,11 @@
 import pytest
 
 from tests.testbed import ControlPlane
-from tests.testbed.fixtures import bed, control_plane, namespace  # noqa: F401
 from tests.testbed.namespaces import ROOT
 
 
 @pytest.fixture
-def studies(control_plane: ControlPlane) -> ControlPlane:  # noqa: F811
+def studies(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows Study and Trial, by the definitions that are committed."""
     definition = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
     names = ("studies.hpo.dev", "trials.hpo.dev")

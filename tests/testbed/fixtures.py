@@ -1,6 +1,6 @@
-"""Fixtures of pytest for the levels of tests that need a real Kubernetes. A conftest.py imports those that it offers:
+"""Fixtures of pytest for the levels of tests that need a real Kubernetes.
 
-from tests.testbed.fixtures import bed, cluster, control_plane, namespace  # noqa: F401
+They are a plugin of the repository's conftest.py, and not imported by each folder's: there must be one of each a session.
 """
 
 import itertools
