@@ -250,20 +250,24 @@ def _report(study: Study, runner: Any, results: Path, output: str) -> None:
         return
     if best := best_trials(study, runner.trials, BEST_SHOWN):
         several = len(study.spec.objectives) > 1
-        title = f"{len(best)} Trials on the Pareto front" if several else f"Best {len(best)}"
-        _print_table(study, best, f"{title} of {study.status.trials.completed} completed Trials")
+        which = f"{len(best)} Trials on the Pareto front" if several else f"Best {len(best)}"
+        print(f"{which} of {study.status.trials.completed} completed Trials")
+        _print_table(study, best)
     print()
     print(sentences(study))
     places = f"Results: {results}    logs: {results}/trials/*/log.txt"
     print(f"{places}    best parameters: hpo best {results} -o yaml" if study.status.best else places)
 
 
-def _print_table(study: Study, trials: Sequence[Any], title: str | None = None) -> None:
+def _print_table(study: Study, trials: Sequence[Any]) -> None:
     from rich.console import Console
 
     from hpo_operator.local.live import trials_table
 
-    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(trials_table(study, trials, title))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    with console.capture() as captured:  # rich would end the whole process when nobody reads any more
+        console.print(trials_table(study, trials))
+    print(captured.get(), end="")
 
 
 def _print_values(values: Any, output: str) -> None:

@@ -103,7 +103,10 @@ RAISABLE = frozenset({MAX_TRIALS_REACHED, DEADLINE_REACHED, GPU_BUDGET_SPENT})  
 
 def condition(conditions: Iterable[Condition], type_: str) -> Condition | None:
     """The condition of a type, if it has been set."""
-    return next((each for each in conditions if each.type == type_), None)
+    for each in conditions:
+        if each.type == type_:
+            return each
+    return None
 
 
 def reason(conditions: Iterable[Condition], type_: str) -> str:

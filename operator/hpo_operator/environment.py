@@ -18,7 +18,7 @@ CONTRACT = frozenset({
     "HPO_START_STEP", "HPO_BUDGET", "HPO_TERMINATION_FILE", "HPO_METRICS_FILE", "HPO_METRICS_PORT",
 })  # fmt: skip
 
-_REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
+_REFERENCE = re.compile(r"\$\$|\$\(([^)]*)\)")
 
 
 def trial_environment(study: Study, trial: Trial, space: Space) -> dict[str, str]:

@@ -59,7 +59,7 @@ def refills(view: View) -> Iterator[Action]:
         return
     if asked is None or (asked.count == 0 and current):
         yield Ask(ledger.created, wanted)
-    elif asked.first == ledger.created and asked.proposals and (current or all(_can_start(view, p) for p in asked.proposals)):
+    elif asked.first == ledger.created and asked.proposals and (current or all(_can_start(view, each) for each in asked.proposals)):
         for offset, proposal in enumerate(asked.proposals[:wanted]):
             if not (_can_start(view, proposal) or proposal.origin is Origin.PROMOTED):
                 return  # see `senseless`
@@ -82,7 +82,8 @@ def free(view: View) -> int:
 
 def is_current(view: View) -> bool:
     """Whether the algorithm's last answer rests on all that is known now."""
-    return view.consultation is not None and view.consultation.version == view.ledger.version
+    asked, ledger = view.consultation, view.ledger
+    return asked is not None and (asked.version, asked.first) == (ledger.version, ledger.created)
 
 
 def senseless(view: View) -> str:
@@ -93,7 +94,7 @@ def senseless(view: View) -> str:
     if not asked.proposals:
         return "" if asked.count == 0 else "The algorithm proposes nothing although nothing is active."
     first = asked.proposals[0]
-    if asked.first == view.ledger.created and first.origin is not Origin.PROMOTED and not _can_start(view, first):
+    if first.origin is not Origin.PROMOTED and not _can_start(view, first):
         return f"The algorithm proposes to start from a checkpoint of Trial {first.donor}, which has none."
     return ""
 
@@ -152,7 +153,7 @@ def trial_of(view: View, number: int, proposal: Proposal) -> Trial:
 
 
 def _waits(trial: Trial, workload: Workload | None) -> bool:
-    """Whether a Trial has no workload, as far as is known, and may get one."""
+    """Whether a Trial has no workload, as far as is known, and may get one: two pods must not meet in one Trial's folder."""
     if trial.metadata.deletion_timestamp is not None:
         return False
     if workload is None:

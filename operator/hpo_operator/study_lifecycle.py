@@ -193,6 +193,7 @@ def _explanation(view: View, reason: str, verdict: str) -> str:
         c.GPU_BUDGET_SPENT: f"limits.gpuSeconds ({limits.gpu_seconds}) are spent.",
         c.SEARCH_EXHAUSTED: "Every configuration of the space has been tried.",
         c.SCHEDULE_FINISHED: "The schedule has come to its end.",
+        c.POPULATION_LOST: f"No member of the population is left that could be continued.{_latest(view)}",
     }.get(reason, "")
 
 

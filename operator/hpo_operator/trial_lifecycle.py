@@ -44,10 +44,10 @@ def next_steps(view: View, trial: Trial, circumstances: Circumstances, decided: 
         return  # its workload goes with it
     workload = view.workloads.get(number)
     if workload is None:
-        if trial.status.workload is not None or number not in circumstances.startable:
+        if number not in circumstances.startable:
             yield LookForWorkload(number)
             return
-        workload = ABSENT  # perhaps it is there after all; then starting finds it
+        workload = ABSENT  # it has just been created; if it has a workload after all, starting finds it
     given_up = is_given_up(trial, workload)
     if workload.phase in (Phase.SUCCEEDED, Phase.FAILED) and not _is_losing(workload) and not given_up:
         outcome = outcome_of(spec, workload)
@@ -174,7 +174,7 @@ def _absent(view: View, trial: Trial, workload: Workload, circumstances: Circums
     """A Trial without a workload: the first start, one after a suspension, or one after a loss."""
     if _is_unrecorded(trial, workload):
         yield _lost(view, trial, workload)
-    elif workload.ended and trial.spec.number in circumstances.startable:  # two pods must not meet in one Trial's folder
+    elif trial.spec.number in circumstances.startable:
         if trial.status.attempts == 0 and _donor_is_gone(view, trial):
             assert trial.spec.restore_from is not None
             message = f"The checkpoint of {trial.spec.restore_from.trial_name} was collected before this Trial could start."

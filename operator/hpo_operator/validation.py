@@ -34,7 +34,9 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
         spec = StudySpec.model_validate_json(json.dumps(raw))  # strict, but a JSON list is a tuple
     except ValidationError as error:
         faults += [fault.under("spec") for fault in _faults(error, StudySpec)]
-    faults += [fault.under("spec") for fault in _method_faults(raw, spec)]
+    methods = [fault.under("spec") for fault in _method_faults(raw, spec)]
+    known = {fault.path for fault in methods}
+    faults = [fault for fault in faults if fault.path not in known] + methods  # the models say the same with less
     if spec is not None:
         faults += [fault.under("spec") for fault in _cross_faults(spec)]
     if faults or spec is None:
@@ -130,7 +132,7 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
     metrics = [objective.metric for objective in spec.objectives]
     for place, objective in enumerate(spec.objectives):
         if objective.metric in metrics[:place]:
-            yield Fault(f"objectives[{place}].metric", objective.metric, "stands twice")
+            yield Fault(f"objectives[{place}].metric", objective.metric, "stands twice", "Name each metric once.")
         if objective.target is not None and len(metrics) > 1:
             yield Fault(f"objectives[{place}].target", objective.target, "is possible with one objective only", "Remove it.")
     if spec.budget and spec.budget.min > spec.budget.max:

@@ -42,7 +42,7 @@ class TPE:
     A proposal takes about a millisecond. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
     """
 
-    startup_trials: int = setting(10, "Results before the densities are used; more are spent blindly.", minimum=1, maximum=1000)
+    startup_trials: int = setting(6, "Results before the densities are used; more are spent blindly.", minimum=1, maximum=1000)
     candidates: int = setting(
         64, "Draws that the best is taken of; fewer explore, from 64 on it makes no difference.", minimum=1, maximum=1000
     )

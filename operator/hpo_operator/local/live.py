@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from types import TracebackType
 from typing import IO, Self
@@ -33,10 +34,12 @@ class LiveDisplay(Display):
         return self
 
     def __call__(self, progress: Progress) -> None:
-        self._live.update(picture(progress), refresh=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone, while the Study goes on under nohup
+            self._live.update(picture(progress), refresh=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
 
 def picture(progress: Progress) -> RenderableType:
@@ -73,10 +76,10 @@ def _running_table(progress: Progress, running: list[int]) -> RenderableType:
     return table
 
 
-def trials_table(study: Study, trials: Iterable[Trial], title: str | None = None) -> Table:
+def trials_table(study: Study, trials: Iterable[Trial]) -> Table:
     """Trials with their results, one a row."""
     metrics = [objective.metric for objective in study.spec.objectives]
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     names = list(dict.fromkeys(p["name"] for p in study.spec.parameters))
     for column in ("Trial", "State", *metrics, *(["Budget"] if study.spec.budget else []), *names, "Time"):
         table.add_column(Text(column), no_wrap=column in ("Trial", "State", "Time"), overflow="fold")

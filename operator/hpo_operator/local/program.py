@@ -27,7 +27,8 @@ GRACE_SECONDS = 10.0  # less than the 30 of Kubernetes, for somebody is waiting
 class Program:
     """A command line with its environment. Images, volumes and the rest of a pod have no meaning here and are left alone.
 
-    `path` is where the container stands in the Study; `notes` say what of it is left out and may be missed.
+    `path` is where the container stands in the Study; `notes` say what of it is left out and may be missed. `surroundings` are
+    variables of this run that the Study does not name.
     """
 
     command: tuple[str, ...]
@@ -37,9 +38,10 @@ class Program:
     grace_seconds: float
     path: str
     notes: tuple[str, ...] = ()
+    surroundings: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, spec: StudySpec, folder: Path) -> Program:
+    def of(cls, spec: StudySpec, folder: Path, surroundings: Mapping[str, str]) -> Program:
         """The reporting container's program, to be run in a folder. Raises InvalidStudy when it cannot be run here."""
         if spec.template.job is None:
             kind = (spec.template.object or {}).get("kind")
@@ -60,6 +62,7 @@ class Program:
             grace_seconds=_grace(pod),
             path=path,
             notes=tuple(_notes(pod["containers"], container, path)),
+            surroundings=tuple(surroundings.items()),
         )
         program.check()
         return program
@@ -84,7 +87,7 @@ class Program:
             variables[name] = expanded(value, variables)
         # What says which Trial *this* process is part of, if it is, would be taken for the Trial's own.
         inherited = {name: value for name, value in os.environ.items() if not is_ours(name)}
-        environment = {**inherited, "PATH": _search_path(), **variables}
+        environment = {**inherited, "PATH": _search_path(), **dict(self.surroundings), **variables}
         return [expanded(word, variables) for word in self.command], environment
 
     def _found(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,6 +81,7 @@ class LocalRunner:
         gpus: ids to hand out to Trials that ask for GPUs; those of this machine when left out.
         watch: called with each change and a few times a second.
         parallelism: overrides the Study's own, for this machine.
+        environment: more variables for the programs of this run, which are no part of the Study.
 
     Raises InvalidStudy when the Study cannot be run here. `notes` say what will not be quite as in a cluster.
     """
@@ -94,11 +95,12 @@ class LocalRunner:
         gpus: Sequence[str] | None = None,
         watch: Watcher = lambda progress: None,
         parallelism: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         if parallelism is not None:
             study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
         _refuse_what_never_starts(study)
-        self._program = Program.of(study.spec, folder)
+        self._program = Program.of(study.spec, folder, environment or {})
         handed_out = devices(gpus, self._program, study.spec.parallelism)
         self._gpus = handed_out.ids
         self.notes = (*self._program.notes, *handed_out.notes)

@@ -7,7 +7,8 @@
     trials/0007/…               parameters, live metrics, final message, and the process while there is one
 
 A file is written aside and renamed over the old one, so that a reader, or a runner after a crash, finds the old state or the
-new one. What cannot be made again, a Trial's parameters and its result, is on the disk before anything is built on it.
+new one. That holds when the runner is killed; so that it also holds when the machine loses its power, a result that took long is
+on the disk before anything is built on it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
 
 FORMAT = 1
 MUTABLE = ("parallelism", "limits", "suspend", "workloadTTLSeconds")  # spec fields that may change during a Study
+SYNC_SECONDS = 1.0  # a Trial that took longer does not feel what it costs to wait for the disk
 LOCK_SECONDS = 1.0  # a program that a killed runner was just starting holds the lock until it runs
 
 
@@ -93,13 +95,15 @@ class Store:
 
     def create(self, trial: Trial) -> Trial:
         """Record a new Trial."""
-        self._write(self.folder(trial.spec.number) / "trial.json", trial.manifest(), durable=True)
+        self._write(self.folder(trial.spec.number) / "trial.json", trial.manifest())
         return trial
 
     def write_trial(self, trial: Trial, status: TrialStatus) -> Trial:
         """Record a Trial's status."""
         changed = trial.model_copy(update={"status": status})
-        self._write(self.folder(trial.spec.number) / "trial.json", changed.manifest(), durable=is_terminal(changed))
+        took = status.completion_time - status.start_time if status.completion_time and status.start_time else timedelta()
+        durable = is_terminal(changed) and took.total_seconds() >= SYNC_SECONDS
+        self._write(self.folder(trial.spec.number) / "trial.json", changed.manifest(), durable=durable)
         return changed
 
     def write_study(self, study: Study, status: StudyStatus) -> Study:

@@ -15,7 +15,7 @@ from hpo_algorithms.gp.model import GP, Prior, _Posterior, fit
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
 from hpo_algorithms.gp.region import LENGTH, side
 from hpo_algorithms.gp.surrogate import Results
-from hpo_algorithms.samplers.gp import ACQUISITIONS, GaussianProcess
+from hpo_algorithms.samplers.gp import ACQUISITIONS, GaussianProcess, stagnating
 from scipy.stats import norm
 
 MIXED = Space.from_spec(
@@ -151,6 +151,36 @@ def test_results_tell_the_worst_of_what_gave_none():
     assert found.Y[:, 0].tolist() == [1.0, math.inf, math.inf, math.inf, 2.0]
     assert found.reach[4] == pytest.approx(0.5)
     assert (found.usable, len(found.active)) == (2, 1)
+
+
+def test_ten_results_without_progress_are_a_stagnation():
+    falling = np.linspace(9.0, 1.0, 20)
+    assert not stagnating(falling)
+    assert not stagnating(falling[:10])
+    assert stagnating(np.append(falling, [1.5] * 10))
+    assert stagnating(np.append(falling, [0.9999] * 10))
+    assert not stagnating(np.append([np.inf] * 10, falling))
+    assert stagnating(np.ones(20))
+
+
+def test_a_doubted_model_knows_less_of_what_lies_between_the_points_and_as_much_of_the_points():
+    rng = np.random.default_rng(5)
+    F = rng.random((20, 2))
+    model = GP(F, np.sin(6 * F[:, 0]), np.arange(2), np.array([0.0, 0.5, 0.0, -9.0]))
+    between = rng.random((50, 2))
+    assert (model.rescaled(0.5).predict(between)[1] > model.predict(between)[1]).all()
+    np.testing.assert_allclose(model.rescaled(0.5).predict(F)[0], model.y, atol=0.05)
+
+
+def test_leaving_out_is_what_a_model_without_the_point_says():
+    rng = np.random.default_rng(6)
+    F, y, theta = rng.random((12, 2)), rng.normal(size=12), np.array([-0.5, 0.0, 0.0, -2.0])
+    model = GP(F, y, np.arange(2), theta)
+    for i in (0, 7):
+        rest = np.arange(12) != i
+        alone = GP(F[rest], y[rest], np.arange(2), theta)
+        # The closed form holds for a known mean; the profiled one moves by little.
+        assert model.left_out()[i] == pytest.approx(alone.predict(F[i : i + 1])[0][0], abs=0.25)
 
 
 @pytest.mark.parametrize("acquisition", ACQUISITIONS)

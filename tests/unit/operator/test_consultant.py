@@ -1,4 +1,4 @@
-"""Whatever a Study's algorithm does in its process, the Study gets an answer: the algorithm's, or a fallback that is marked as one."""
+"""Whatever a Study's algorithm does in its process, the Study gets an answer: its own, or a fallback that is marked as one."""
 
 import os
 import select
@@ -155,8 +155,9 @@ def bad_methods(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "ALGORITHMS", dict(registry.ALGORITHMS))
     monkeypatch.delitem(sys.modules, "bad", raising=False)
     __import__("bad")
-    begin = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bad; from hpo_operator.worker import main; main()"
-    monkeypatch.setattr(module, "WORKER", (sys.executable, "-P", "-c", begin))
+    begin = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import bad; from hpo_operator import worker"
+    cheap = "worker.FALLBACK = {'random': {}}"  # the real one takes half a second to import, and has a test of its own
+    monkeypatch.setattr(module, "WORKER", (sys.executable, "-P", "-c", f"{begin}; {cheap}; worker.main()"))
 
 
 class Clock:
@@ -216,26 +217,25 @@ def asking(tmp_path):
 
 
 @pytest.mark.parametrize("name", WHY)
-def test_when_the_algorithm_fails_its_places_are_filled_quasi_randomly_and_the_reason_is_told(asking, name):
-    study = asking(name, memory=2**30 if name == "eats" else 0)
+def test_when_the_algorithm_fails_its_places_are_filled_quasi_randomly_and_the_reason_is_told(asking, tmp_path, name):
+    study = asking(name, memory=2**29 if name == "eats" else 0)
     seen = set()
-    for _ in range(2):
+    for _ in range(2 if name in ("raises", "exits") else 1):
         answer = study.ask()
         assert WHY[name] in answer.error
+        assert name != "raises" or 'raise ZeroDivisionError("of all things")' in (tmp_path / "algorithm.log").read_text()
         assert [p.origin for p in answer.proposals] == [Origin.FALLBACK] * 2
         assert [(p.memo, p.budget) for p in answer.proposals] == [("", 9)] * 2
         seen |= {p.params["x"] for p in answer.proposals}
         study.create(answer)
-        if name == "nothing":
-            break  # with active Trials it may well wait
     assert len(seen) == study.ledger.created  # no configuration is repeated
 
 
 def test_an_algorithm_that_hangs_is_ended_after_its_time_and_the_next_question_is_its_own_again(asking, tmp_path):
     study = asking("hangs", timeout=120)
+    file = tmp_path / "hanging"
     study.consultant.ask(study.ledger, 0, 2)
     for times in (1, 2):
-        file = tmp_path / "hanging"
         wait_until(lambda: study.consultant.poll() is None and file.exists() and file.read_text(), "the algorithm hangs")
         pid = int(file.read_text())
         file.unlink()
@@ -290,11 +290,6 @@ def test_what_an_algorithm_prints_is_in_its_log_and_not_among_its_answers(asking
     assert set((tmp_path / "algorithm.log").read_text().split()) >= {"to", "stdout", "descriptorby", "child"}
 
 
-def test_the_error_of_an_algorithm_is_in_its_log_with_its_trace(asking, tmp_path):
-    asking("raises").ask()
-    assert 'raise ZeroDivisionError("of all things")' in (tmp_path / "algorithm.log").read_text()
-
-
 def test_a_question_larger_than_a_pipe_blocks_nobody(asking):
     study = asking("random")
     for number in range(5000):
@@ -314,14 +309,19 @@ def test_a_fallback_has_the_places_of_the_schedule(asking):
     ]
 
 
-def test_fallbacks_do_not_move_an_algorithm_that_keeps_its_place_in_memos(asking):
+def test_fallbacks_are_quasi_random_and_do_not_move_an_algorithm_that_keeps_its_place_in_memos(asking, monkeypatch):
+    monkeypatch.setattr(module, "WORKER", (*module.WORKER[:-1], "from hpo_operator.worker import main; main()"))
     study = asking("sobol")
     own = study.ask(2)
     study.create(own)
     study.consultant._reason, study.consultant._passes = "it failed before", 1
-    study.create(study.ask(3))
+    fallen_back = study.ask(3)
+    study.create(fallen_back)
     following = study.ask(1)
     assert [p.memo for p in (*own.proposals, *following.proposals)] == ["0", "1", "2"]
+    # Trials 0 to 3 of one sequence: two of them in each half of the range, one in each quarter.
+    places = [int(4 * p.params["x"]) for p in (*own.proposals, *fallen_back.proposals)]
+    assert sorted(places[:4]) == [0, 1, 2, 3]
 
 
 def test_a_worker_that_cannot_start_is_an_error_with_its_reason(asking, monkeypatch):
@@ -359,19 +359,17 @@ def test_a_worker_ends_when_its_caller_is_killed_even_in_the_middle_of_an_answer
 # In a whole Study
 
 
-@pytest.mark.parametrize("name", ["raises", "exits", "raises_sometimes"])
+@pytest.mark.parametrize("name", ["exits", "raises_sometimes"])
 def test_a_study_whose_algorithm_fails_ends_well_and_says_what_has_happened(tmp_path, capsys, name):
     laptop = Laptop(tmp_path)
-    laptop.write(REPORT, algorithm={name: {}}, parallelism=2)
+    laptop.write(REPORT, algorithm={name: {}})
     other = Laptop(tmp_path / "other")
     other.folder.mkdir()
     other.write(REPORT, name="other")
     process = other.start()
     assert laptop.hpo("run", "--output", "json") == 0
     origins = [trial.spec.origin for trial in laptop.trials()]
-    assert "Fallback" in origins
-    if name != "raises_sometimes":
-        assert set(origins) == {"Fallback"}
+    assert origins == {"exits": ["Fallback"] * 3, "raises_sometimes": ["Sampled", "Fallback", "Sampled"]}[name]
     assert laptop.ended() == "MaxTrialsReached"
     assert process.wait(60) == 0
     process.communicate()

@@ -7,11 +7,18 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.operator.builders import a_study
+from tests.unit.operator.builders import StudyBuilder, a_study
 from tests.unit.operator.test_planner_world import by_chance
 from tests.unit.operator.world import World
 
 LONGEST_GRACE = 70.0  # of a pod, and of the news of its end
+METHODS = [
+    a_study(),
+    a_study().by("tpe"),
+    a_study().by("random", "asha").budget(1, 9),
+    a_study().by("random", "hyperband").budget(1, 9),
+    a_study().by("random", "median", startupTrials=2).budget(1, 9),
+]
 
 
 class AnyStudy(RuleBasedStateMachine):
@@ -19,10 +26,16 @@ class AnyStudy(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(seed=st.integers(0, 10_000), parallelism=st.integers(0, 4), retries=st.integers(0, 2), settle=st.booleans())
-    def apply(self, seed: int, parallelism: int, retries: int, settle: bool) -> None:
+    @initialize(
+        study=st.sampled_from(METHODS),
+        seed=st.integers(0, 10_000),
+        parallelism=st.integers(0, 4),
+        retries=st.integers(0, 2),
+        settle=st.booleans(),
+    )
+    def apply(self, study: StudyBuilder, seed: int, parallelism: int, retries: int, settle: bool) -> None:
         limits = {"max_trials": 6, "max_retries": retries, "max_failed_trials": 1000}
-        study = a_study().parallelism(parallelism).limits(**limits).ttl(100)
+        study = study.parallelism(parallelism).limits(**limits).ttl(100)
         self.ends_at: int | None = None
         self.world = World(study, by_chance(seed), seed=seed, kill=lambda action: action == self.ends_at, settle=settle)
 

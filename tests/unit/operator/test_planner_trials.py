@@ -139,6 +139,9 @@ CASES = {
         limits(max_retries=2),
         says="lost 3 times (limits.maxRetries: 2). evicted",
     ),
+    "a Trial that is lost as often as allowed is tried once more": Case(
+        a_trial(0).running().attempts(2), a_workload().disrupted(), ("False", c.PREEMPTED), PENDING, limits(max_retries=2)
+    ),
     "a Trial without retries fails by its first loss": Case(
         a_trial(0), a_workload().gone(), FINISHED, ("False", c.RETRIES_EXHAUSTED), limits(max_retries=0)
     ),
@@ -450,6 +453,12 @@ def test_a_donor_that_was_deleted_by_hand_may_still_have_its_checkpoint() -> Non
 def test_a_trial_that_is_being_deleted_is_left_alone_and_keeps_its_place() -> None:
     trial = a_trial(0).running().being_deleted()
     assert Decision(a_study().parallelism(1), [trial], {0: a_workload().disrupted()}).actions == []
+
+
+def test_a_trial_that_is_being_deleted_lets_no_other_start_in_its_place() -> None:
+    trials = [a_trial(0).being_deleted(), a_trial(1).given_up(c.PREEMPTED)]
+    seen = {0: a_workload().gone(), 1: a_workload("w1").gone()}
+    assert Decision(a_study().parallelism(1), trials, seen).actions == []
 
 
 def test_a_trial_deleted_by_hand_keeps_its_place_until_its_pods_have_ended() -> None:

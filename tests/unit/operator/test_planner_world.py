@@ -183,12 +183,12 @@ def test_suspensions_use_up_no_retries_and_a_suspended_study_runs_nothing(seed: 
     seed=st.integers(0, 10_000),
     deletions=st.lists(st.tuples(st.floats(0, 150), st.integers(0, 20)), min_size=1, max_size=8),
     killed=kills,
-    study=st.sampled_from([a_study(), a_study().by("tpe"), a_study().by("random", "median", startupTrials=2)]),
+    study=methods(),
 )
 def test_trials_deleted_by_hand_leave_holes_and_their_numbers_are_not_used_again(
     seed: int, deletions: list[tuple[float, int]], killed: set[int], study: StudyBuilder
 ) -> None:
-    study = study.parallelism(3).limits(max_trials=12, max_failed_trials=100)
+    study = study.parallelism(3).limits(max_failed_trials=100)
     world = World(study, by_chance(seed), seed=seed, kill=killed.__contains__)
 
     def delete(number: int) -> None:
@@ -199,8 +199,10 @@ def test_trials_deleted_by_hand_leave_holes_and_their_numbers_are_not_used_again
         world.at(moment, lambda number=number: delete(number))  # type: ignore[misc]
     world.run()
     assert world.over
-    assert len(world.ever) == 12, "numbers ascend without holes, and maxTrials counts the deleted ones"
-    assert world.study.status.trials.created == 12
+    assert world.study.status.trials.created == len(world.ever)
+    limit = world.study.spec.limits.max_trials
+    if limit is not None and world.reason() not in (c.SCHEDULE_FINISHED, c.NO_RESULT):
+        assert len(world.ever) == limit, "maxTrials counts the deleted ones"
 
 
 @settings(max_examples=25, **QUICK)
