@@ -57,8 +57,9 @@ class Reporter:
             for name, value in values.items():
                 seen = self.summaries.get(name)
                 self.summaries[name] = seen.then(value) if seen else Summary.of(value)
-            self._latest = (self._step, {name: summary.last for name, summary in self.summaries.items()})
-            self._line = result_line(self._step, self.summaries, self._objectives)
+            seen_so_far = dict(self.summaries)  # a signal handler may add a metric while these are gone through
+            self._latest = (self._step, {name: summary.last for name, summary in seen_so_far.items()})
+            self._line = result_line(self._step, seen_so_far, self._objectives)
             self._process = os.getpid()
             self._send(self._step, values)
 
