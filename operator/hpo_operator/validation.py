@@ -29,9 +29,11 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
     raw = manifest.get("spec")
     if not isinstance(raw, Mapping):
         raise InvalidStudy([*faults, Fault("spec", raw, "must be a mapping", "See the examples for a whole Study.")])
+    raw = _without_nulls(raw)
     spec: StudySpec | None = None
     try:
-        spec = StudySpec.model_validate_json(json.dumps(raw))  # strict, but a JSON list is a tuple
+        # Strict, but a JSON list is a tuple; and by the names of the API alone.
+        spec = StudySpec.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:
         faults += [fault.under("spec") for fault in _faults(error, StudySpec)]
     methods = [fault.under("spec") for fault in _method_faults(raw, spec)]
@@ -42,6 +44,21 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
     if faults or spec is None:
         raise InvalidStudy({str(fault): fault for fault in faults}.values())
     return Study(metadata=Metadata.model_validate(manifest["metadata"]), spec=spec)
+
+
+def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec as the API server takes it: null is the same as leaving a field with a default out."""
+    kept = {field: value for field, value in raw.items() if value is not None}
+    for field in ("limits", "metrics", "budget"):
+        if isinstance(kept.get(field), Mapping):
+            kept[field] = {name: value for name, value in kept[field].items() if value is not None}
+    for field in ("algorithm", "schedule"):
+        if isinstance(kept.get(field), Mapping):
+            kept[field] = {
+                name: {k: v for k, v in settings.items() if v is not None} if isinstance(settings, Mapping) else settings
+                for name, settings in kept[field].items()
+            }
+    return kept
 
 
 def problem_of(spec: StudySpec, seed: int) -> Problem:

@@ -226,3 +226,25 @@ def test_the_error_carries_its_faults_for_programs():
         read_study(manifest(REPORT, parallelism="4"))
     (fault,) = caught.value.faults
     assert (fault.path, fault.value) == ("spec.parallelism", "4")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"parallelism": None}, {"limits": {"maxTrials": None}}, {"limits": None}, {"algorithm": {"tpe": {"startupTrials": None}}}],
+    ids=str,
+)
+def test_null_is_the_same_as_leaving_a_field_with_a_default_out_as_on_the_server(change):
+    bare = manifest(REPORT)
+    for field in change:
+        bare["spec"].pop(field, None)
+    nulled = {**bare, "spec": {**bare["spec"], **change}}
+    if "algorithm" in change:
+        bare["spec"]["algorithm"] = {"tpe": {}}
+    assert read_study(nulled).spec == read_study(bare).spec
+
+
+def test_a_field_is_known_by_its_name_in_the_api_alone():
+    study = manifest(REPORT)
+    study["spec"]["limits"] = {"max_trials": 5}
+    with pytest.raises(InvalidStudy, match=r"spec\.limits\.max_trials: .*Did you mean 'maxTrials'"):
+        read_study(study)
