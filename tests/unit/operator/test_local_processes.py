@@ -90,7 +90,7 @@ def test_an_interrupt_ends_all_children_says_how_to_go_on_and_going_on_works(lap
     assert not any(map(alive, pids(laptop)))
     before = {t.spec.number: t for t in laptop.trials() if t.status.completion_time}
     assert 1 in before
-    (laptop.folder / "complaints").unlink()  # of Trial 1, which ran beside the family
+    (laptop.folder / "complaints").unlink(missing_ok=True)  # Trial 1, which ran beside the family, may have seen it
     assert laptop.hpo("run") == 0
     assert laptop.lines("complaints") == []
     assert laptop.reasons() == ["Completed"] * 3
