@@ -60,7 +60,7 @@ class Ledger:
 
     `active` are those without a result, `uncleaned` those that have one but whose workload may still be there, `removed` the
     numbers of those that were deleted by hand and whose workload may still be there. `kept` holds (completion time, number), in
-    this order, of ended Trials whose pods are known to have ended, and whose workloads only wait for their time to live to pass.
+    this order, of ended Trials whose workloads are known to be at rest, and only wait for their time to live to pass.
 
     `version` grows with each change that an algorithm could see; `changed[version:]` are the numbers of the Trials behind it.
     """
@@ -187,7 +187,7 @@ class Ledger:
                 self._rankings = self._best = self._front = None  # others come up; made again when it is next asked for
 
     def settle(self, number: int) -> None:
-        """The pods of an ended Trial have ended too: its place is free, and its workload stays until its time to live is over."""
+        """An ended Trial's workload is at rest: its place is free, and it stays until its time to live is over."""
         trial = self.uncleaned.get(number)
         if trial is not None and trial.status.completion_time is not None:
             del self.uncleaned[number]

@@ -110,7 +110,7 @@ def cleanups(view: View, decided: Plan) -> Iterator[Action]:
             yield LookForWorkload(number)
         elif workload.phase is Phase.ABSENT or workload.ref is None or workload.deleting:
             continue  # it is gone, or goes, or never was
-        elif not workload.ended or completed is None or view.now >= completed + ttl:
+        elif not workload.at_rest or completed is None or view.now >= completed + ttl:
             yield StopWorkload(number)
         else:
             decided.wake(completed + ttl)
@@ -168,7 +168,7 @@ def _leaving(view: View) -> list[int]:
 
 def _may_run(view: View, number: int) -> bool:
     workload = view.workloads.get(number)
-    return workload is None or not workload.ended
+    return workload is None or not workload.at_rest
 
 
 def _can_start(view: View, proposal: Proposal) -> bool:

@@ -20,6 +20,7 @@ from hpo_operator.workloads import ABSENT, Phase
 
 Verdict = tuple[c.Truth, str, str]  # a condition's status, reason, message
 
+NOT_ACCEPTED = "The Study is not accepted: see the condition Accepted."
 NO_END: Verdict = ("Unknown", c.IN_PROGRESS, "")
 UNSUCCESSFUL = frozenset({c.TOO_MANY_FAILURES, c.NO_RESULT, c.POPULATION_LOST})
 NEEDS_RESULT = frozenset({*c.RAISABLE, c.SEARCH_EXHAUSTED, c.SCHEDULE_FINISHED})
@@ -60,14 +61,16 @@ def status_of(view: View, ending: str) -> StudyStatus:
     found = c.put(old.conditions, c.ACCEPTED, *_accepted(view), now, generation)
     found = c.put(found, c.PROGRESSING, *_progress(view, running, over), now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
+    stands = {"observed_generation": generation, "conditions": found}
+    if over and is_over(old):
+        return old.model_copy(update=stands)  # whoever now deletes the Trials keeps what they have found
     counts = ledger.counts(running)
     return old.model_copy(
         update={
-            "observed_generation": generation,
-            "conditions": found,
+            **stands,
             "seed": old.seed if old.seed is not None else study.spec.seed,
             "start_time": old.start_time if over or (study.spec.suspend and old.start_time) else _start(view),
-            "completion_time": (old.completion_time or now) if over else None,
+            "completion_time": now if over else None,
             "estimated_completion_time": None if over else _estimate(view, counts),
             "trials": counts,
             "gpu_seconds": ledger.gpu_seconds,
@@ -90,9 +93,6 @@ def rejected(study: Study, refusal: Refusal, now: datetime) -> StudyStatus:
     if c.condition(found, c.SUCCEEDED) is None:
         found = c.put(found, c.SUCCEEDED, *NO_END, now, generation)
     return study.status.model_copy(update={"conditions": found, "observed_generation": generation})
-
-
-NOT_ACCEPTED = "The Study is not accepted: see the condition Accepted."
 
 
 # The clock
@@ -156,15 +156,13 @@ def _running_gpu_seconds(view: View) -> float:
 def _succeeded(view: View, ending: str) -> Verdict:
     """The condition `Succeeded`. A Study is over once nothing is active any more."""
     before, reason = _end(view.study.status), _reason(view, ending)
-    if not reason:
-        return NO_END
+    if before is not None and before.reason == reason:
+        return before.status, before.reason, before.message
     if reason in NEEDS_RESULT and not view.ledger.best():
-        verdict: Verdict = ("False", c.NO_RESULT, "")
-    else:
-        verdict = ("False" if reason in UNSUCCESSFUL else "True", reason, "")
-    if before is not None and (before.status, before.reason) == verdict[:2]:
-        return verdict[0], verdict[1], before.message
-    return verdict[0], verdict[1], _explanation(view, reason, verdict[1])
+        return "False", c.NO_RESULT, _without_result(view, reason)
+    if reason:
+        return "False" if reason in UNSUCCESSFUL else "True", reason, _explanation(view, reason)
+    return NO_END
 
 
 def _reason(view: View, ending: str) -> str:
@@ -177,14 +175,14 @@ def _reason(view: View, ending: str) -> str:
     return view.consultation.finished if view.consultation is not None and is_current(view) else ""
 
 
-def _explanation(view: View, reason: str, verdict: str) -> str:
+def _without_result(view: View, reason: str) -> str:
+    counts = view.ledger.counts(0)
+    return f"No Trial has given a result ({reason}): {counts.failed} failed, {counts.infeasible} infeasible.{_latest(view)}"
+
+
+def _explanation(view: View, reason: str) -> str:
     """A sentence for the user. A Study that fails says what to look at: the newest Trial that went wrong."""
-    limits, counts = view.study.spec.limits, view.ledger.counts(0)
-    if verdict == c.NO_RESULT:
-        return f"No Trial has given a result ({reason}): {counts.failed} failed, {counts.infeasible} infeasible.{_latest(view)}"
-    if reason == c.TOO_MANY_FAILURES:
-        return f"{counts.failed} Trials have failed (limits.maxFailedTrials: {limits.max_failed_trials}).{_latest(view)}"
-    objective = view.study.spec.objectives[0]
+    limits, failed, objective = view.study.spec.limits, view.ledger.failed, view.study.spec.objectives[0]
     reached = view.ledger.best()[0].trial_name if view.ledger.best() else ""
     return {
         c.TARGET_REACHED: f"{reached} has reached the target of {objective.metric} ({objective.target}).",
@@ -193,6 +191,7 @@ def _explanation(view: View, reason: str, verdict: str) -> str:
         c.GPU_BUDGET_SPENT: f"limits.gpuSeconds ({limits.gpu_seconds}) are spent.",
         c.SEARCH_EXHAUSTED: "Every configuration of the space has been tried.",
         c.SCHEDULE_FINISHED: "The schedule has come to its end.",
+        c.TOO_MANY_FAILURES: f"{failed} Trials have failed (limits.maxFailedTrials: {limits.max_failed_trials}).{_latest(view)}",
         c.POPULATION_LOST: f"No member of the population is left that could be continued.{_latest(view)}",
     }.get(reason, "")
 

@@ -25,7 +25,7 @@ class Phase(enum.Enum):
 class Workload:
     """One look at a workload.
 
-    `ended` says that none of its pods runs any more, so that its place is free; the pods of an absent one may still run.
+    `ended` says that none of its pods runs now; those of an absent one may still run, and a pending one may have none yet.
     `disrupted` says that it ended by no fault of its program: a pod was preempted, evicted or lost, or it has succeeded but is gone
     with its result (`reason` is then ResultLost). `report` is the latest that is known; `awaiting` says that more of it may still
     come although the workload has ended. `reason` and `message` explain a pending or failed one; one that the API server refused
@@ -52,6 +52,11 @@ class Workload:
     awaiting: bool = False
     created: datetime | None = None
     deleting: bool = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether none of its pods runs any more, and none will: a pending one that has no pod yet is not at rest."""
+        return self.ended and self.phase not in (Phase.PENDING, Phase.RUNNING)
 
     def gpu_seconds(self, now: datetime) -> float:
         """What it has used up to now."""

@@ -210,7 +210,7 @@ class Controller:
             if seen.ended and seen.phase is Phase.ABSENT:
                 state.ledger.cleaned(number)
                 state.forget(number)
-            elif seen.ended:
+            elif seen.at_rest:
                 state.ledger.settle(number)
                 state.pods.pop(number, None)
         for number, live in state.live.items():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
 from hpo_operator import conditions as c
 from hpo_operator.resources import Condition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operator.builders import at
+
+STEADY = functools.partial(settings, deadline=None, derandomize=True)
 
 WORD = re.compile(r"[A-Z][A-Za-z]*")
 
@@ -40,6 +43,7 @@ def test_what_has_not_been_set_has_no_reason() -> None:
     assert c.reason((), c.RUNNING) == ""
 
 
+@STEADY()
 @given(st.text(st.characters()) | st.text(st.characters(categories=["Cs", "Cc", "L"])))
 def test_any_text_becomes_a_message_that_the_api_can_take(text: str) -> None:
     (found,) = c.put((), c.RUNNING, "False", c.CREATING, text, at(0))

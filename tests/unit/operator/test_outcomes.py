@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -17,10 +18,12 @@ from hpo_operator.outcomes import (
     violation_of,
 )
 from hpo_operator.reports import Report, number
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operator.builders import StudyBuilder, a_study, a_workload, measured
+
+STEADY = functools.partial(settings, deadline=None, derandomize=True)
 
 NAN, INF = math.nan, math.inf
 
@@ -154,6 +157,7 @@ def test_an_objective_that_is_also_a_constraint_is_wanted_once() -> None:
     assert metrics_wanted(spec) == ["m"]
 
 
+@STEADY()
 @given(st.lists(st.integers(), max_size=300), st.integers(2, 80))
 def test_a_thinned_curve_keeps_its_ends_its_order_and_no_more_than_allowed(points: list[int], limit: int) -> None:
     curve = list(enumerate(points))
@@ -165,6 +169,7 @@ def test_a_thinned_curve_keeps_its_ends_its_order_and_no_more_than_allowed(point
         assert (kept[0], kept[-1]) == (curve[0], curve[-1])
 
 
+@STEADY()
 @given(st.floats())
 def test_a_number_survives_being_written(value: float) -> None:
     found = number(format_number(value))

@@ -31,10 +31,11 @@ class AnyStudy(RuleBasedStateMachine):
         seed=st.integers(0, 10_000),
         parallelism=st.integers(0, 4),
         retries=st.integers(0, 2),
+        timeout=st.sampled_from([None, 15]),
         settle=st.booleans(),
     )
-    def apply(self, study: StudyBuilder, seed: int, parallelism: int, retries: int, settle: bool) -> None:
-        limits = {"max_trials": 6, "max_retries": retries, "max_failed_trials": 1000}
+    def apply(self, study: StudyBuilder, seed: int, parallelism: int, retries: int, timeout: int | None, settle: bool) -> None:
+        limits = {"max_trials": 6, "max_retries": retries, "max_failed_trials": 1000, "trial_timeout_seconds": timeout}
         study = study.parallelism(parallelism).limits(**limits).ttl(100)
         self.ends_at: int | None = None
         self.world = World(study, by_chance(seed), seed=seed, kill=lambda action: action == self.ends_at, settle=settle)
@@ -78,20 +79,24 @@ class AnyStudy(RuleBasedStateMachine):
         self.world.delete_trial(numbers[choice % len(numbers)])
 
     @precondition(lambda self: self.world.pods())
-    @rule(choice=st.integers(0, 100))
-    def a_workload_is_deleted(self, choice: int) -> None:
+    @rule(choice=st.integers(0, 100), seconds=st.sampled_from([0.0, 2.0, 30.0]))
+    def a_workload_is_deleted(self, choice: int, seconds: float) -> None:
         there = [job for job in self.world.jobs.values() if not job.ended(self.world.now)]
         self.world._delete_job(there[choice % len(there)])
+        self.world.run(until=self.world.now + seconds)
 
     @rule(refused=st.sampled_from(["", "exceeded quota"]))
     def creations_are_refused_or_not(self, refused: str) -> None:
         self.world.refused = refused
 
-    @rule()
-    def a_suspended_study_comes_to_rest(self) -> None:
+    @rule(parallelism=st.integers(0, 3), killed=st.booleans())
+    def a_suspended_study_comes_to_rest_and_goes_on(self, parallelism: int, killed: bool) -> None:
         self.world.edit(lambda study: study.suspended())
         self.world.run(until=self.world.now + LONGEST_GRACE)
         assert self.world.pods() == 0
+        if killed:
+            self.world.kill()
+        self.world.edit(lambda study: study.suspended(False).parallelism(parallelism))
 
     @invariant()
     def the_status_tells_the_truth_about_numbers(self) -> None:
@@ -120,8 +125,8 @@ class AnyStudy(RuleBasedStateMachine):
 
 TestAnyStudy = AnyStudy.TestCase
 TestAnyStudy.settings = settings(
-    max_examples=25,
-    stateful_step_count=20,
+    max_examples=150,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

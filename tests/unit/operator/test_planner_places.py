@@ -9,7 +9,7 @@ import pytest
 from hpo_algorithms import Origin, Proposal, Slot
 from hpo_operator import conditions as c
 from hpo_operator.planner import Ask, Consultation, CreateTrial, Refusal, StartWorkload, StopWorkload, plan
-from hpo_operator.workloads import ABSENT
+from hpo_operator.workloads import ABSENT, Workload
 
 from tests.unit.operator.builders import Decision, StudyBuilder, TrialBuilder, WorkloadBuilder, a_study, a_trial, a_workload, at
 
@@ -162,13 +162,21 @@ def test_another_s_weights_that_never_were_there_create_nothing() -> None:
     [
         (a_workload().succeeded(loss=0.5), 1),
         (a_workload().succeeded(loss=0.5).lingering(), 0),
+        (replace(a_workload().pending().build(), ended=True, deleting=True), 0),
         (a_workload().running().deleting(), 0),
         (a_workload().gone(pods=True), 0),
         (a_workload().gone(), 1),
     ],
-    ids=["its pods have ended", "a pod of it lingers", "it is being deleted", "it is gone but its pods run", "it is gone"],
+    ids=[
+        "its pods have ended",
+        "a pod of it lingers",
+        "it has no pod yet but will",
+        "it is being deleted",
+        "it is gone but its pods run",
+        "it is gone",
+    ],
 )
-def test_the_place_of_an_ended_trial_is_free_when(workload: WorkloadBuilder, free: int) -> None:
+def test_the_place_of_an_ended_trial_is_free_when(workload: WorkloadBuilder | Workload, free: int) -> None:
     asks = [each for each in decide(a_study().parallelism(1), completed(0), seen={0: workload}).actions if isinstance(each, Ask)]
     assert len(asks) == free
 
@@ -178,6 +186,12 @@ def test_an_ended_trial_s_workload_that_still_runs_is_stopped_once() -> None:
     early = a_trial(0).stopped_early()
     assert decide(study, early, seen={0: RUNNING}).actions == [StopWorkload(0)]
     assert decide(study, early, seen={0: RUNNING.deleting()}).actions == []
+
+
+def test_a_canceled_trial_s_workload_that_has_no_pod_yet_is_stopped_at_once() -> None:
+    """None of its pods runs, but it will soon have one."""
+    canceled, pending = a_trial(0).over(c.CANCELED), replace(a_workload().pending().build(), ended=True)
+    assert decide(a_study().parallelism(1), canceled, seen={0: pending}).actions == [StopWorkload(0)]
 
 
 def test_an_ended_workload_is_kept_for_its_time_to_live_and_then_deleted() -> None:

@@ -350,6 +350,15 @@ def test_a_study_that_cannot_be_planned_at_all_still_gets_its_conditions() -> No
     assert rejected(again, Refusal(c.INVALID_SPACE, "spec.parameters[0].float.min: must be below max"), LATER) == status
 
 
+def test_trials_deleted_after_the_end_take_nothing_from_what_was_found() -> None:
+    """People delete Trials to tidy up; the Study still tells its best."""
+    study = a_study().limits(max_trials=2)
+    first = Decision(study, [completed(0), completed(1)], {0: ABSENT, 1: ABSENT})
+    later = Decision(study.standing_at(first.status), [completed(1)], {1: ABSENT}, deleted=[1], now=at(1e6))
+    assert later.ledger.best() == ()
+    assert later.status == first.status
+
+
 def test_a_study_that_is_being_deleted_is_left_alone() -> None:
     decision = Decision(a_study().being_deleted(), [a_trial(0).running()], {0: a_workload().succeeded(loss=0.5)})
     assert decision.plan.actions == []

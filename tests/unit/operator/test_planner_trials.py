@@ -456,7 +456,7 @@ def test_a_trial_that_is_being_deleted_is_left_alone_and_keeps_its_place() -> No
 
 
 def test_a_trial_that_is_being_deleted_lets_no_other_start_in_its_place() -> None:
-    trials = [a_trial(0).being_deleted(), a_trial(1).given_up(c.PREEMPTED)]
+    trials = [a_trial(0).given_up(c.PREEMPTED), a_trial(1).being_deleted()]
     seen = {0: a_workload().gone(), 1: a_workload("w1").gone()}
     assert Decision(a_study().parallelism(1), trials, seen).actions == []
 

@@ -18,7 +18,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operator.builders import StudyBuilder, X, a_study
-from tests.unit.operator.world import Fate, Fates, World, smooth, time
+from tests.unit.operator.fates import Fate, Fates, smooth, time
+from tests.unit.operator.world import World
 
 MISHAPS = ("crash", "infeasible", "nan", "silent", "late", "disrupted", "vanish", "lost", "rejected")
 LOSSES = ("disrupted", "vanish", "lost")
@@ -57,20 +58,29 @@ def methods() -> st.SearchStrategy[StudyBuilder]:
 kills = st.sets(st.integers(1, 150) | st.integers(-150, -1), max_size=6)
 
 
-@settings(max_examples=50, **QUICK)
+@settings(max_examples=100, **QUICK)
 @given(
     study=methods(),
     parallelism=st.integers(1, 5),
     max_failed=st.sampled_from((0, 3, 100)),
     max_retries=st.integers(0, 2),
+    timeout=st.sampled_from([None, None, 15]),
     seed=st.integers(0, 10_000),
     killed=kills,
     settle=st.booleans(),
 )
 def test_whatever_goes_wrong_a_study_comes_to_its_end_and_the_laws_hold(
-    study: StudyBuilder, parallelism: int, max_failed: int, max_retries: int, seed: int, killed: set[int], settle: bool
+    study: StudyBuilder,
+    parallelism: int,
+    max_failed: int,
+    max_retries: int,
+    timeout: int | None,
+    seed: int,
+    killed: set[int],
+    settle: bool,
 ) -> None:
     study = study.parallelism(parallelism).limits(max_failed_trials=max_failed, max_retries=max_retries)
+    study = study.limits(trial_timeout_seconds=timeout, deadline_seconds=1_000_000)
     world = World(study, by_chance(seed), seed=seed, kill=killed.__contains__, settle=settle).run()
     assert world.over
     assert len(world.ends) >= 1
@@ -86,6 +96,10 @@ def test_whatever_goes_wrong_a_study_comes_to_its_end_and_the_laws_hold(
         attempts = world.trials[number].status.attempts
         assert attempts <= max_retries + 1
         assert (reason == c.RETRIES_EXHAUSTED) <= (attempts == max_retries + 1)
+    before = (world.reason(), world.study_writes, world.writes.total())
+    world.kill()
+    world.run(until=2_000_000)
+    assert (world.reason(), world.study_writes, world.writes.total()) == before, "what is over is left alone"
 
 
 @settings(max_examples=25, **QUICK)

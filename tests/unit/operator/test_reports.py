@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -12,6 +13,8 @@ from hpo._message import Summary, infeasible_line, result_line
 from hpo_operator.reports import MAX_STEP, Aggregates, Report, final_message, live_reports, log_reports, number
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+STEADY = functools.partial(settings, deadline=None, derandomize=True)
 
 LINE = '{"hpo":1,"step":27,"metrics":{"loss":["0.1","0.05","0.9"]}}'
 EXPECTED = Report(27, {"loss": Aggregates(0.1, 0.05, 0.9)})
@@ -37,6 +40,7 @@ def test_the_final_message_is_read_as_it_is_written() -> None:
     assert final_message(LINE) == EXPECTED
 
 
+@STEADY()
 @given(
     st.integers(0, MAX_STEP),
     st.dictionaries(
@@ -50,6 +54,7 @@ def test_what_the_sdk_writes_is_what_is_read(step: int, values: dict[str, float]
     assert same(final_message(f"noise\n{line}"), expected)
 
 
+@STEADY()
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
 def test_the_reason_to_be_infeasible_is_read_as_the_sdk_writes_it(reason: str) -> None:
     found = final_message(infeasible_line(reason).decode())
@@ -158,7 +163,7 @@ def test_a_step_is_a_whole_number_or_none(step: str, read: int | None) -> None:
     assert found.step == read
 
 
-@settings(max_examples=300)
+@STEADY(max_examples=300)
 @given(TEXTS)
 def test_no_text_makes_the_reader_of_final_messages_fail_and_nothing_is_invented(text: str) -> None:
     found = final_message(text)
@@ -188,7 +193,7 @@ def _is(value: Any, aggregates: Aggregates) -> bool:
 # Live reports and logs
 
 
-@settings(max_examples=200)
+@STEADY(max_examples=200)
 @given(st.lists(TEXTS, max_size=4).map("\n".join))
 def test_no_text_makes_the_reader_of_live_reports_fail(text: str) -> None:
     for step, metrics in live_reports(text):
@@ -219,6 +224,7 @@ def test_a_log_is_read_by_a_pattern_that_finds_names_too_and_several_times_a_lin
     assert found == [(None, {"loss": 0.5}), (None, {"acc": 0.9})]
 
 
+@STEADY()
 @given(st.lists(st.text(), max_size=5))
 def test_no_log_makes_its_reader_fail(lines: list[str]) -> None:
     for pattern in (r"(?P<metric>\w+)=(?P<value>\S+)", r"(?P<step>\S+)? ?(?P<loss>.*)", r"(?P<loss>\d*)"):
@@ -230,6 +236,7 @@ def test_no_log_makes_its_reader_fail(lines: list[str]) -> None:
 # Numbers
 
 
+@STEADY()
 @given(st.floats())
 def test_a_number_is_read_as_it_is_told(value: float) -> None:
     for told in (value, repr(value), f" {value!r} "):
@@ -238,6 +245,7 @@ def test_a_number_is_read_as_it_is_told(value: float) -> None:
         assert found == value or math.isnan(value)
 
 
+@STEADY()
 @given(JSON)
 def test_what_is_no_number_is_none(value: object) -> None:
     found = number(value)
@@ -256,6 +264,7 @@ def test_a_megabyte_of_digits_is_refused_as_fast_as_it_is_read() -> None:
 # Aggregates
 
 
+@STEADY()
 @given(st.lists(st.floats(), min_size=1, max_size=20))
 def test_aggregates_are_those_of_all_reports_and_leave_out_what_is_no_number(values: list[float]) -> None:
     report = Report()
