@@ -231,7 +231,7 @@ def _load(path: Path) -> tuple[Study, list[str]]:
     """The Study of a file, and what should be said about it."""
     document = manifests.study_document(manifests.read_file(path), str(path))
     study = read_study(document.data)
-    found = notes(study.spec)
+    found = [*document.notes, *notes(study.spec)]
     if document.others:
         found.append(f"{path}: {document.others} documents of other kinds are left out.")
     return study, found

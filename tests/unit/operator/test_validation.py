@@ -243,6 +243,15 @@ def test_null_is_the_same_as_leaving_a_field_with_a_default_out_as_on_the_server
     assert read_study(nulled).spec == read_study(bare).spec
 
 
+def test_a_parameter_may_be_called_y_and_a_note_says_that_kubectl_needs_quotes(tmp_path, capsys):
+    study = manifest(REPORT)
+    study["spec"]["parameters"] = [x(), {"name": "SECOND", "float": {"min": 0, "max": 1}}]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study).replace("SECOND", "y"))
+    assert cli.main(["validate", str(path)]) == 0
+    assert "kubectl reads an unquoted y as true" in capsys.readouterr().err
+
+
 def test_a_field_is_known_by_its_name_in_the_api_alone():
     study = manifest(REPORT)
     study["spec"]["limits"] = {"max_trials": 5}
