@@ -35,6 +35,8 @@ SCHEDULES: dict[str, str] = {
 DEFAULT_ALGORITHM = "auto"
 DEFAULT_SCHEDULE: dict[str, str] = {}  # algorithm -> the schedule that it takes when none is named; flat for all others
 
+STOPPING = frozenset({"median"})  # the schedules that end Trials early: they must be asked when curves have grown
+
 
 def load(reference: str) -> type[Any]:
     """The class behind a registry entry."""

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from hpo_algorithms import Proposal, Stop
 
+from hpo_operator.conditions import Truth
 from hpo_operator.ledger import Ledger
 from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
 from hpo_operator.workloads import Workload
@@ -53,7 +54,8 @@ class View:
     """All that a decision rests on.
 
     `workloads` holds what is known of the workloads of active, uncleaned and removed Trials; a missing entry means not known.
-    `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown.
+    `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown. `metrics` is what stands to
+    be said of the source of metrics: status, reason and message of `MetricsAvailable`; None where there is no such source.
     """
 
     study: Study
@@ -63,6 +65,7 @@ class View:
     consultation: Consultation | None = None
     stopping: bool = False
     refusal: Refusal | None = None
+    metrics: tuple[Truth, str, str] | None = None
 
 
 # Actions

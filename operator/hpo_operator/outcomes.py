@@ -36,6 +36,8 @@ def outcome_of(spec: StudySpec, workload: Workload) -> Outcome | None:
     report = workload.report or Report()
     if report.infeasible is not None or workload.exit_code == INFEASIBLE_EXIT_CODE:
         return Outcome(c.INFEASIBLE, report.infeasible or "The program says that this configuration cannot be run.")
+    if workload.phase is Phase.FAILED and workload.awaiting:
+        return None
     if workload.phase is Phase.FAILED:
         reason = workload.reason if workload.reason in {*c.FAILURES, c.DONOR_UNAVAILABLE} else c.PROGRAM_FAILED
         return Outcome(reason, workload.message or "The program failed.")

@@ -60,18 +60,23 @@ def status_of(view: View, ending: str) -> StudyStatus:
     over = succeeded[0] != "Unknown"
     found = c.put(old.conditions, c.ACCEPTED, *_accepted(view), now, generation)
     found = c.put(found, c.PROGRESSING, *_progress(view, running, over), now, generation)
+    if view.metrics is not None and not over:
+        found = c.put(found, c.METRICS_AVAILABLE, *view.metrics, now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
     stands = {"observed_generation": generation, "conditions": found}
     if over and is_over(old):
         return old.model_copy(update=stands)  # whoever now deletes the Trials keeps what they have found
     counts = ledger.counts(running)
+    estimate = None if over else _estimate(view, counts)
     return old.model_copy(
         update={
             **stands,
             "seed": old.seed if old.seed is not None else study.spec.seed,
             "start_time": old.start_time if over or (study.spec.suspend and old.start_time) else _start(view),
             "completion_time": now if over else None,
-            "estimated_completion_time": None if over else _estimate(view, counts),
+            "estimated_completion_time": estimate,
+            "left": old.left if estimate == old.estimated_completion_time else _duration(estimate, now),
+            "progress": _done(study, counts),
             "trials": counts,
             "gpu_seconds": ledger.gpu_seconds,
             "best": ledger.best(),
@@ -254,6 +259,26 @@ def _waiting(view: View) -> Verdict | None:
     assert found is not None
     text = f" {found.message}" if found.message else ""
     return "False", c.TRIALS_PENDING, f"All active Trials wait; {trial.metadata.name}: {found.reason}.{text}"
+
+
+def _done(study: Study, counts: TrialCounts) -> str:
+    """Ended Trials, and of how many."""
+    ended, limit = counts.created - counts.active, study.spec.limits.max_trials
+    return f"{ended}/{limit}" if limit is not None else str(ended)
+
+
+def _duration(until: datetime | None, now: datetime) -> str | None:
+    """The time until then as kubectl shows an age: 40s, 35m, 2h10m, 3d4h."""
+    if until is None:
+        return None
+    minutes, seconds = divmod(max(round((until - now).total_seconds()), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m" if minutes else f"{seconds}s"
 
 
 def _estimate(view: View, counts: TrialCounts) -> datetime | None:

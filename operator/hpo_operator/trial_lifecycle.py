@@ -20,6 +20,7 @@ from hpo_operator.resources import Condition, StopRecord, Trial, TrialStatus, Wo
 from hpo_operator.workloads import ABSENT, Phase, Workload
 
 PENDING_SHOWN_AFTER = timedelta(seconds=30)  # a workload that starts sooner costs no write for having waited
+RUNNING_SHOWN_AFTER = timedelta(seconds=2)  # nor does one that ends sooner for having run; Kubernetes' times are whole seconds
 
 Conditions = tuple[Condition, ...]
 
@@ -139,7 +140,10 @@ def _show(view: View, trial: Trial, workload: Workload, decided: Plan) -> Iterat
     reason = c.PODS_ACTIVE if running else workload.reason if workload.reason in c.WAITS else c.CREATING
     if c.reason(trial.status.conditions, c.RUNNING) == reason and not _is_new(trial, workload):
         return
-    if not running and not _is_due(view, workload.created or trial.metadata.creation_timestamp, decided):
+    since = workload.started if running else workload.created
+    after = RUNNING_SHOWN_AFTER if running else PENDING_SHOWN_AFTER
+    another = running and trial.status.attempts > 0  # one that follows a loss is written at once
+    if not another and not _is_due(view, (since or trial.metadata.creation_timestamp or view.now) + after, decided):
         return
     truth: c.Truth = "True" if running else "False"
     found = c.put(trial.status.conditions, c.RUNNING, truth, reason, workload.message, view.now)
@@ -150,7 +154,7 @@ def _show(view: View, trial: Trial, workload: Workload, decided: Plan) -> Iterat
 def _show_awaiting(view: View, trial: Trial, workload: Workload, decided: Plan) -> Iterator[Action]:
     """Write that a Trial has ended but its result is still to come, once that takes long."""
     if c.reason(trial.status.conditions, c.SUCCEEDED) == c.AWAITING_RESULT or not _is_due(
-        view, workload.finished or trial.metadata.creation_timestamp, decided
+        view, (workload.finished or trial.metadata.creation_timestamp or view.now) + PENDING_SHOWN_AFTER, decided
     ):
         return
     found = c.put(trial.status.conditions, c.RUNNING, "False", c.FINISHED, "", view.now)
@@ -158,9 +162,8 @@ def _show_awaiting(view: View, trial: Trial, workload: Workload, decided: Plan) 
     yield WriteTrial(trial.spec.number, _recorded(view, trial, workload, found))
 
 
-def _is_due(view: View, since: datetime | None, decided: Plan) -> bool:
-    """Whether a wait has become long enough to be worth a write."""
-    due = (since or view.now) + PENDING_SHOWN_AFTER
+def _is_due(view: View, due: datetime, decided: Plan) -> bool:
+    """Whether something has lasted long enough to be worth a write."""
     if view.now < due:
         decided.wake(due)
         return False

@@ -35,7 +35,7 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
         # Strict, but a JSON list is a tuple; and by the names of the API alone.
         spec = StudySpec.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:
-        faults += [fault.under("spec") for fault in _faults(error, StudySpec)]
+        faults += [fault.under("spec") for fault in faults_of(error, StudySpec)]
     methods = [fault.under("spec") for fault in _method_faults(raw, spec)]
     known = {fault.path for fault in methods}
     faults = [fault for fault in faults if fault.path not in known] + methods  # the models say the same with less
@@ -199,7 +199,8 @@ def _template_faults(spec: StudySpec) -> Iterable[Fault]:
 # From pydantic's errors to faults
 
 
-def _faults(error: ValidationError, model: type[BaseModel]) -> Iterable[Fault]:
+def faults_of(error: ValidationError, model: type[BaseModel]) -> Iterable[Fault]:
+    """What a model refuses, in sentences."""
     for each in error.errors(include_url=False):
         if each["type"] == "too_short" and each["input"]:
             continue  # its entries have faults of their own

@@ -22,6 +22,15 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """GPUs that one pod has held from a time on, and until another one unless it still does."""
+
+    gpus: int
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One look at a workload.
 
@@ -33,7 +42,8 @@ class Workload:
     metric as it was reported, in ascending order of step.
 
     `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go. An absent one
-    that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was.
+    that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what
+    each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`.
     """
 
     phase: Phase
@@ -52,6 +62,7 @@ class Workload:
     awaiting: bool = False
     created: datetime | None = None
     deleting: bool = False
+    holds: tuple[Hold, ...] = ()
 
     @property
     def at_rest(self) -> bool:
@@ -60,6 +71,8 @@ class Workload:
 
     def gpu_seconds(self, now: datetime) -> float:
         """What it has used up to now."""
+        if self.holds:
+            return sum(max(((each.until or now) - each.since).total_seconds(), 0.0) * each.gpus for each in self.holds)
         if self.started is None:
             return 0.0
         return max(((self.finished or now) - self.started).total_seconds(), 0.0) * self.gpus

@@ -93,6 +93,10 @@ class Client:
         body = {"metadata": {"resourceVersion": version}, "status": status}
         return await self._request("patch", "PATCH", kind, kind.path(namespace, name, "status"), body, {}, MERGE_PATCH)
 
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object:
+        """Change fields of an object (a merge patch)."""
+        return await self._request("patch", "PATCH", kind, kind.path(namespace, name), patch, {}, MERGE_PATCH)
+
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         """Delete exactly this object, its dependents after it; that it is gone already is fine."""
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}

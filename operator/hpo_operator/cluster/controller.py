@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import JOBS, STUDIES, Client, Kind, Object, RequestFailed
+from hpo_operator.cluster.client import PODS, STUDIES, Client, Object, RequestFailed
+from hpo_operator.cluster.durations import Durations
+from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import Executor, NameConflict
+from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.rendering import job_manifest
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, workload_manifest
+from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of, with_status
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
@@ -30,21 +36,24 @@ log = logging.getLogger("hpo_operator")
 WORKERS = 8  # Studies looked at at once; each is bounded in itself
 CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that is not asked for this long is ended
 ALGORITHM_RETRY_SECONDS = 5.0
+FIRST_REFUSAL_SECONDS, LAST_REFUSAL_SECONDS = 0.5, 60.0  # between creations that are refused
 PLANS_A_LOOK = 50  # then other Studies get their turn
 
 
 class Controller:
     """Looks at Studies by uid, whenever the queue says so."""
 
-    def __init__(self, client: Client, store: Store, kinds: tuple[Kind, ...] = (JOBS,)) -> None:
+    def __init__(
+        self, client: Client, store: Store, recorder: Recorder, durations: Durations, kinds: Sequence[WorkloadKind] = ()
+    ) -> None:
         self.store = store
-        self.last_event = time.time()
-        self.reconcile_seconds: Callable[[float], object] = lambda seconds: None
-        self.proposal_seconds: Callable[[str, float], object] = lambda algorithm, seconds: None
         self.queue: WorkQueue[str] = WorkQueue()
+        self.gatherer: Gatherer | None = None
         self._client = client
+        self._recorder = recorder
+        self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client)
+        self._executor = Executor(client, recorder)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -67,7 +76,7 @@ class Controller:
             since = time.monotonic()
             try:
                 await self._look(state)
-                self.reconcile_seconds(time.monotonic() - since)
+                self._durations.reconcile.observe(time.monotonic() - since)
             except (RequestFailed, NameConflict) as failure:
                 self._refused(state, failure)
             except Exception:
@@ -84,11 +93,12 @@ class Controller:
             return
         for _ in range(PLANS_A_LOOK):
             self._settle(state)
+            await self._seek(state)
             now = datetime.now(UTC)
             decided = plan(state.view(now))
             changed, later = await self._executor.execute(state, decided.actions)
             if any(isinstance(each, CreateTrial | StartWorkload) for each in decided.actions):
-                state.refusal = None
+                state.refusal, state.refusals = None, 0
             self._consult(state, decided.actions)
             if later is not None:
                 self.queue.add_after(state.uid, later)
@@ -109,15 +119,25 @@ class Controller:
                 state.invalid = str(error)
                 await self._reject(state, _reason(error), str(error))
                 return False
-            state.study = read_study_object(state.raw)
+            study = read_study_object(state.raw)
+            try:
+                state.kind = kind_of(study.spec.template, self._kinds)
+            except KindNotAllowed as error:
+                await self._reject(state, c.KIND_NOT_ALLOWED, str(error))
+                return False
+            state.study = study
             if state.ledger is not None:
                 state.ledger.spec = state.study.spec
         if state.study is None:
             return False
+        known = state.study.status.template_hash
+        if known is not None and known != _digest(state.study):
+            await self._reject(state, c.TEMPLATE_CHANGED, "spec.template is not the one that its Trials were made with.")
+            return False
         if state.study.status.seed is None and not await self._accept(state, state.study):
             return False
-        if state.ledger is None:
-            await self._list(state)
+        if state.ledger is None or state.resync:
+            await self._list(state, state.study)
         return True
 
     async def _accept(self, state: StudyState, study: Study) -> bool:
@@ -127,7 +147,9 @@ class Controller:
             await self._reject(state, c.TEMPLATE_REJECTED, message)
             return False
         found = c.put(study.status.conditions, c.ACCEPTED, "True", c.VALID, "", datetime.now(UTC), study.metadata.generation)
-        await self._write(state, StudyStatus(seed=seed, conditions=found))
+        selector = f"{STUDY_UID_LABEL}={study.metadata.uid}"
+        await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
+        self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
         return True
 
     async def _dry_run(self, state: StudyState, study: Study, seed: int) -> str | None:
@@ -138,10 +160,10 @@ class Controller:
         trial = trial_of(state.view(datetime.now(UTC)), 0, proposal)
         state.ledger = known
         trial = trial.model_copy(update={"metadata": Metadata(name=trial.metadata.name, uid=study.metadata.uid)})
-        manifest = job_manifest(study, trial, problem.space)
+        manifest = workload_manifest(study, trial, problem.space)
         manifest["metadata"]["name"] = f"{study.metadata.name}-dry-run"  # a Trial of an earlier Study may still have the name
         try:
-            await self._client.create(JOBS, state.namespace, manifest, dry_run=True)
+            await self._client.create(state.kind.served, state.namespace, manifest, dry_run=True)
         except RequestFailed as failure:
             if failure.transient:
                 raise
@@ -158,6 +180,7 @@ class Controller:
         status = rejected(study, Refusal(reason, message), datetime.now(UTC))
         if status != study.status:
             await self._write(state, status)
+            self._recorder.record(state.raw, "Warning", reason, message)
         state.study = None
 
     async def _write(self, state: StudyState, status: StudyStatus) -> None:
@@ -168,34 +191,26 @@ class Controller:
         if state.study is not None:
             state.study = with_status(state.study, stored)
 
-    async def _list(self, state: StudyState) -> None:
+    async def _list(self, state: StudyState, study: Study) -> None:
         """What belongs to the Study, from the API server itself: what is not in it is absent."""
-        assert state.study is not None and state.study.status.seed is not None
-        trials, workloads, pods = await list_everything(self._client, state, self._kinds)
-        space = problem_of(state.study.spec, state.study.status.seed).space
-        state.ledger = Ledger(state.study.spec, space, created=state.study.status.trials.created)
-        for trial in sorted(trials, key=lambda each: int(each["spec"]["number"])):
-            state.put_trial(trial)
-        for workload in workloads:
-            self.store.workload(None, workload)
-        for pod in pods:
-            self.store.pod(None, pod)
-        state.absent |= state.ledger.trials.keys() - state.workloads.keys()
+        assert study.status.seed is not None
+        ledger = state.ledger
+        if ledger is None:
+            ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)
+        await list_everything(self._client, self.store, state, state.kind.served, ledger)
+        state.resync = False
 
-    async def resync(self) -> None:
+    async def resync(self, namespaces: Sequence[str] = ()) -> None:
         """Compare with the API server what may have been missed: a watch that starts anew does not tell what was deleted."""
         alive: dict[str, Object] = {}
-        namespaces = {state.namespace for state in self.store.studies.values()}
-        for namespace in namespaces:
+        for namespace in namespaces or (None,):
             alive |= {each["metadata"]["uid"]: each async for each in self._client.list(STUDIES, namespace)}
         for uid, state in list(self.store.studies.items()):
             if uid not in alive:
                 self.store.study("DELETED", state.raw)
-            elif state.ledger is not None:
-                state.ledger = None  # listed anew at the next look, which replaces all that is known
-                for known in (state.versions, state.workloads, state.pods, state.absent):
-                    known.clear()
+            elif not state.is_history:
                 state.put_study(alive[uid])
+                state.resync = True
                 self.queue.add(uid)
 
     # Between plans
@@ -204,17 +219,34 @@ class Controller:
         """Let go of what is gone for good, and tell the algorithm's view of the curves."""
         assert state.ledger is not None
         for number in [*state.ledger.uncleaned, *state.ledger.removed]:
-            if number not in state.workloads and number not in state.absent:
+            if not state.is_known(number):
                 continue
             seen = state.workload(number)
-            if seen.ended and seen.phase is Phase.ABSENT:
+            if (seen.ended and seen.phase is Phase.ABSENT) or number in state.rejected:
                 state.ledger.cleaned(number)
                 state.forget(number)
             elif seen.at_rest:
                 state.ledger.settle(number)
-                state.pods.pop(number, None)
+                if number not in state.ledger.uncleaned and number in state.workloads:
+                    state.settle(number)
         for number, live in state.live.items():
             state.ledger.observe(number, live.curve)
+
+    async def _seek(self, state: StudyState) -> None:
+        """See to the results of programs that have ended and not said all, as far as they can still be had."""
+        assert state.study is not None and state.ledger is not None
+        for number in list(state.ledger.active):
+            if number not in state.workloads or not (seen := state.workload(number)).awaiting:
+                continue
+            if number not in state.pods_listed:
+                selector = f"{STUDY_UID_LABEL}={state.uid},{NUMBER_LABEL}={number}"
+                for pod in [each async for each in self._client.list(PODS, state.namespace, selector)]:
+                    self.store.pod(None, pod)
+                state.pods_listed.add(number)
+                state.seen.pop(number, None)
+                seen = state.workload(number)
+            if seen.awaiting and seen.phase is Phase.SUCCEEDED and self.gatherer is not None:
+                self.gatherer.seek(state, number)
 
     def _consult(self, state: StudyState, actions: list[Action]) -> None:
         question = next((each for each in actions if isinstance(each, Ask)), None)
@@ -240,10 +272,12 @@ class Controller:
         state.consultation = answer
         state.consulted = time.monotonic()
         assert state.study is not None
-        self.proposal_seconds(next(iter(state.study.spec.algorithm)), state.consulted - state.asked_at)
+        algorithm = next(iter(state.study.spec.algorithm))
+        self._durations.proposal.labels(algorithm).observe(state.consulted - state.asked_at)
         self.queue.add(state.uid)
         if answer.error:
             log.warning("the algorithm failed: %s", answer.error, extra=_keys(state))
+            self._recorder.record(state.raw, "Warning", c.ALGORITHM_ERROR, answer.error)
             if not answer.proposals and not answer.finished:
                 loop.call_later(ALGORITHM_RETRY_SECONDS, self._ask_again, state)
         loop.call_later(CONSULTANT_IDLE_SECONDS, self._end_idle, state)
@@ -259,14 +293,17 @@ class Controller:
 
     def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
         """A request failed: try again later, and where it was a creation that was refused, say so in the Study."""
-        wait = failure.retry_after if isinstance(failure, RequestFailed) else 0.0
-        delay = self.queue.failed(state.uid, wait)
-        log.warning("%s; trying again in %.1f s", failure, delay, extra=_keys(state))
         if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create"):
-            return
-        reason = c.NAME_CONFLICT if isinstance(failure, NameConflict) else c.CREATION_REFUSED
-        state.refusal = Refusal(reason, str(failure), datetime.now(UTC) + timedelta(seconds=delay))
-        self.queue.add(state.uid)  # to write it; creations themselves wait for their time
+            delay = self.queue.failed(state.uid, failure.retry_after)
+        else:
+            delay = min(FIRST_REFUSAL_SECONDS * 2.0**state.refusals, LAST_REFUSAL_SECONDS)
+            state.refusals += 1
+            reason = c.NAME_CONFLICT if isinstance(failure, NameConflict) else c.CREATION_REFUSED
+            message = failure.message if isinstance(failure, RequestFailed) else str(failure)
+            state.refusal = Refusal(reason, message, datetime.now(UTC) + timedelta(seconds=delay))
+            self.queue.done(state.uid)
+            self.queue.add(state.uid)  # to write it, and to go on with what runs; creations themselves wait for their time
+        log.warning("%s; trying again in %.1f s", failure, delay, extra=_keys(state))
 
 
 def _reason(error: InvalidInput) -> str:
@@ -274,6 +311,12 @@ def _reason(error: InvalidInput) -> str:
     if path.startswith("spec.parameters"):
         return c.INVALID_SPACE
     return c.TEMPLATE_REJECTED if path.startswith("spec.template") else c.INVALID_SETTINGS
+
+
+def _digest(study: Study) -> str:
+    """The hash of a Study's template."""
+    template = json.dumps(study.spec.template.manifest(), sort_keys=True)
+    return hashlib.sha256(template.encode()).hexdigest()
 
 
 def _keys(state: StudyState) -> dict[str, str]:

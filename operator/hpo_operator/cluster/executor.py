@@ -10,8 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, RequestFailed
-from hpo_operator.cluster.rendering import job_manifest, trial_manifest
+from hpo_operator import conditions as c
+from hpo_operator.cluster.client import STUDIES, TRIALS, Client, Object, RequestFailed
+from hpo_operator.cluster.events import Recorder
+from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
 from hpo_operator.cluster.store import StudyState, version_of, with_status
 from hpo_operator.planner import (
     Action,
@@ -28,6 +30,10 @@ from hpo_operator.resources import StudyStatus, Trial, TrialStatus
 CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 STUDY_WRITE_SECONDS = 1.0
+REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
+
+
+TOLD = c.FAILURES | c.INFEASIBILITIES | c.LOSSES | {c.EARLY_STOPPED, c.DONOR_UNAVAILABLE, c.UNSCHEDULABLE, c.IMAGE_PULL}
 
 
 class NameConflict(Exception):
@@ -37,8 +43,9 @@ class NameConflict(Exception):
 class Executor:
     """Writes to the API server for all Studies, and keeps the store at what it has written."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, recorder: Recorder) -> None:
         self._client = client
+        self._recorder = recorder
 
     async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
@@ -102,45 +109,46 @@ class Executor:
     async def _start(self, state: StudyState, number: int) -> None:
         assert state.study is not None and state.ledger is not None
         trial = state.ledger.trials[number]
-        manifest = job_manifest(state.study, trial, state.ledger.space)
+        kind = state.kind.served
+        manifest = workload_manifest(state.study, trial, state.ledger.space)
         try:
-            stored = await self._client.create(JOBS, state.namespace, manifest)
+            stored = await self._client.create(kind, state.namespace, manifest)
         except RequestFailed as failure:
+            if failure.status in REFUSED_FOR_GOOD:
+                state.rejected[number] = f"The API server refuses the workload: {failure.message}"
+                return
             if failure.status != 409:
                 raise
-            found = await self._client.get(JOBS, state.namespace, trial.metadata.name)
+            found = await self._client.get(kind, state.namespace, trial.metadata.name)
             if found is None:
                 raise
             if not _owned_by(found, trial.metadata.uid):
-                raise NameConflict(f"Job {trial.metadata.name} belongs to somebody else.") from None
+                raise NameConflict(f"{kind.kind} {trial.metadata.name} belongs to somebody else.") from None
             stored = found
         known = state.workloads.get(number)
         if known is None or version_of(known) < version_of(stored):
-            state.workloads[number] = stored
-        state.absent.discard(number)
+            state.have(number, stored)
 
     async def _stop(self, state: StudyState, number: int) -> None:
         known = state.workloads.get(number)
-        if known is None:
-            return
-        assert state.ledger is not None
-        metadata = known["metadata"]
-        await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
-        state.workloads.pop(number, None)
-        if any(number == kept for _, kept in state.ledger.kept):
+        assert state.study is not None and state.ledger is not None
+        if known is not None:
+            metadata = known["metadata"]
+            await self._client.delete(state.kind.served, state.namespace, metadata["name"], metadata["uid"])
+        if state.is_at_rest(number):
             state.ledger.cleaned(number)  # its pods ended long ago
             state.forget(number)
         else:
-            state.absent.add(number)
+            state.lose(number)
 
     async def _look(self, state: StudyState, number: int) -> None:
-        assert state.ledger is not None
-        found = await self._client.get(JOBS, state.namespace, f"{state.name}-{number}")
+        assert state.study is not None and state.ledger is not None
+        found = await self._client.get(state.kind.served, state.namespace, f"{state.name}-{number}")
         trial = state.ledger.trials.get(number)
         if found is None or trial is None or not _owned_by(found, trial.metadata.uid):
-            state.absent.add(number)
+            state.lose(number)
         else:
-            state.workloads[number] = found
+            state.have(number, found)
 
     async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
         assert state.ledger is not None
@@ -153,6 +161,7 @@ class Executor:
             await self._refresh_trial(state, number, name)
             return
         state.put_trial(stored)
+        self._tell_trial(state, name, status)
 
     async def _refresh_trial(self, state: StudyState, number: int, name: str) -> None:
         """Somebody else has written, or deleted, a Trial: take in what is there, and let the next plan decide on it."""
@@ -181,9 +190,28 @@ class Executor:
                 state.put_study(found)
             return 0.0
         state.written = time.monotonic()
-        state.raw = stored
+        before, state.raw = state.study.status, stored
         state.study = with_status(state.study, stored)
+        self._tell_study(state, before, state.study.status)
         return None
+
+    # Events, all about the Study: an undisturbed Trial costs none
+
+    def _tell_trial(self, state: StudyState, name: str, status: TrialStatus) -> None:
+        for type_ in (c.SUCCEEDED, c.RUNNING):
+            found = c.condition(status.conditions, type_)
+            if found is not None and found.reason in TOLD:
+                kind: Any = "Normal" if found.reason == c.EARLY_STOPPED else "Warning"
+                self._recorder.record(state.raw, kind, found.reason, f"{name}: {found.message or found.reason}")
+                return
+
+    def _tell_study(self, state: StudyState, before: StudyStatus, after: StudyStatus) -> None:
+        for type_ in (c.PROGRESSING, c.METRICS_AVAILABLE, c.SUCCEEDED):
+            old, new = c.condition(before.conditions, type_), c.condition(after.conditions, type_)
+            if new is None or (old.reason if old else c.IN_PROGRESS) == new.reason or new.reason in (c.FINISHED, c.TRIALS_ACTIVE):
+                continue
+            good = new.status == "True" or new.reason in (c.SUSPENDED, c.IN_PROGRESS, c.TRIALS_PENDING)
+            self._recorder.record(state.raw, "Normal" if good else "Warning", new.reason, new.message or new.reason)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,61 +1,91 @@
-"""From a Job and its pods, as the API server shows them, to what the planner knows of a workload."""
+"""From a workload and its pods, as the API server shows them, to what the planner knows of it.
+
+The workload says whether it has ended; its pods say what came of it. Their events come by another watch, and may come later:
+the end of a workload whose reporting pod is not seen to have ended is `awaiting` until the caller has asked the API server for
+the pods (`pods_listed`). A result that is not found even then is lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from hpo_operator import conditions as c
+from hpo_operator.cluster.kinds import JOB, End, WorkloadKind
 from hpo_operator.cluster.rendering import reporting_container
+from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.reports import INFEASIBLE_EXIT_CODE, final_message
 from hpo_operator.resources import StudySpec, WorkloadRef
-from hpo_operator.workloads import ABSENT, Phase, Workload
+from hpo_operator.workloads import Hold, Phase, Workload
 
 Object = Mapping[str, Any]
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
-ENDED_PHASES = ("Succeeded", "Failed")
+DEADLINE_EXCEEDED = "DeadlineExceeded"  # as a Job, a RayJob and the kubelet say it
+GONE = "gone"  # a field that the store sets on a pod that it keeps after its deletion
+
+_GPU = re.compile(r"[^/]+/(gpu|mig-).*")
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_JOB_NAME = "batch.kubernetes.io/job-name"
+_UID_LABELS = {
+    ("batch", "Job"): "batch.kubernetes.io/controller-uid",
+    ("jobset.x-k8s.io", "JobSet"): "jobset.sigs.k8s.io/jobset-uid",
+}
+_EXIT_CODE = re.compile(r"failed with exit code (\d+)")  # in the words of a Job whose podFailurePolicy has ended it
+
+
+def observe(
+    spec: StudySpec,
+    kind: WorkloadKind,
+    workload: Object | None,
+    pods: Iterable[Object],
+    last: WorkloadRef | None = None,
+    *,
+    pods_listed: bool = False,
+) -> Workload:
+    """A Trial's workload and its pods as they are known now.
+
+    `workload` is None when it has been looked for and is not there; `last` is then the one that was seen last, if any was.
+    `pods_listed` says that its pods were asked from the API server since it was seen to have ended: without that, `awaiting` may
+    ask for it. Of a pod that was deleted, the last state with `gone: true` keeps its report and its GPU time in the account.
+    """
+    known = [_Pod(spec, pod) for pod in pods]
+    everything_ended = all(pod.ended for pod in known)
+    if workload is None:
+        return _absent(last, known, everything_ended)
+    created = _time(workload["metadata"].get("creationTimestamp"))
+    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created)]
+    end = kind.end_of(workload)
+    counting = _counting(kind, workload, own, end)
+    seen = _reporter(spec, counting, finished=end is not None)
+    base = Workload(
+        phase=Phase.PENDING,
+        ref=reference(workload),
+        ended=everything_ended,
+        started=(seen.started if seen else None) or min((pod.started for pod in counting if pod.started), default=None),
+        finished=seen.finished if seen else None,
+        gpus=sum(pod.gpus for pod in own if not pod.ended) or sum(pod.gpus for pod in counting),
+        holds=_holds(own),
+        report=seen.report if seen else None,
+        source="TerminationMessage",
+        created=seen.created if seen else created,
+        deleting=bool(workload["metadata"].get("deletionTimestamp")),
+        exit_code=seen.exit_code if seen else None,
+    )
+    if end is None:
+        return _unfinished(kind, workload, base, counting)
+    base = replace(base, ended=everything_ended and not _active(workload), finished=base.finished or _latest(counting) or end.time)
+    if end.succeeded:
+        return _succeeded(base, counting, seen, pods_listed)
+    return _failed(base, end, counting, pods_listed)
 
 
 def observe_job(spec: StudySpec, job: Object | None, pods: Iterable[Object]) -> Workload:
-    """A Trial's Job and its pods as a workload; `job` is None when it has been looked for and is not there."""
-    pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-    ended = all(_pod_ended(pod) for pod in pods)
-    if job is None:
-        return ABSENT if ended else Workload(Phase.ABSENT, ended=False)
-    ref = reference(job)
-    finished = _finished(job)
-    pod = pods[-1] if pods else None
-    seen = _Pod(spec, pod) if pod is not None else None
-    base = Workload(
-        phase=Phase.PENDING,
-        ref=ref,
-        ended=ended and (finished is not None or not _active(job)),
-        started=seen.started if seen else None,
-        finished=seen.finished if seen else None,
-        gpus=gpus_of(spec, pod) if pod is not None else 0,
-        report=seen.report if seen else None,
-        source="TerminationMessage",
-        created=_time((pod or job)["metadata"].get("creationTimestamp")),
-        deleting=bool(job["metadata"].get("deletionTimestamp")),
-        exit_code=seen.exit_code if seen else None,
-    )
-    if finished == "Failed" and seen and seen.disrupted:
-        return replace(base, phase=Phase.FAILED, disrupted=True, message=seen.message or "Its pod was disrupted.")
-    if finished == "Failed":
-        reason, message = _failure(job, seen)
-        return replace(base, phase=Phase.FAILED, reason=reason, message=message)
-    if finished == "Complete" or _alone_and_succeeded(job, seen):
-        # A single pod that has succeeded decides before the Job controller, which looks once a second, has written so.
-        return replace(base, phase=Phase.SUCCEEDED, ended=ended)
-    if seen and seen.exit_code == INFEASIBLE_EXIT_CODE and ended:
-        return replace(base, phase=Phase.FAILED, reason=c.INFEASIBLE)
-    if seen and seen.running:
-        return replace(base, phase=Phase.RUNNING, ended=False)
-    reason, message = _pending(job, seen)
-    return replace(base, reason=reason, message=message, ended=ended)
+    """A Trial's Job and its pods as they are known now."""
+    return observe(spec, JOB, job, pods)
 
 
 def reference(workload: Object) -> WorkloadRef:
@@ -64,90 +94,232 @@ def reference(workload: Object) -> WorkloadRef:
     return WorkloadRef(api_version=workload["apiVersion"], kind=workload["kind"], name=metadata["name"], uid=metadata["uid"])
 
 
-def gpus_of(spec: StudySpec, pod: Object) -> int:
-    """How many GPUs a pod holds, over all its containers; MIG slices count as one each."""
-    total = 0
-    for container in pod["spec"]["containers"]:
-        limits = (container.get("resources") or {}).get("limits") or {}
-        total += sum(int(count) for name, count in limits.items() if name.startswith("nvidia.com/") and str(count).isdigit())
-    return total
+def gpus_of(pod: Object) -> int:
+    """How many GPUs a pod holds: its containers' together, or what an init container needs before; a MIG slice counts as one."""
+    together, before = 0, 0
+    for container in pod["spec"].get("initContainers") or ():
+        if container.get("restartPolicy") == "Always":  # it stays beside the others
+            together += _gpus(container)
+        before = max(before, together + (0 if container.get("restartPolicy") == "Always" else _gpus(container)))
+    return max(before, together + sum(map(_gpus, pod["spec"]["containers"])))
 
 
 class _Pod:
-    """What one pod tells of its Trial, through the container that reports."""
+    """What one pod tells of its Trial, above all through the container that reports."""
 
     def __init__(self, spec: StudySpec, pod: Object) -> None:
-        status = pod.get("status") or {}
+        metadata, status = pod["metadata"], pod.get("status") or {}
+        self.name: str = metadata["name"]
+        self.labels: Object = metadata.get("labels") or {}
+        self.index: str | None = self.labels.get(_INDEX) or (metadata.get("annotations") or {}).get(_INDEX)
+        self.created = _time(metadata.get("creationTimestamp"))
         self.phase: str = status.get("phase", "Pending")
-        self.running = self.phase == "Running" and not pod["metadata"].get("deletionTimestamp")
+        self.gone = bool(pod.get(GONE))
+        self.ended = self.gone or self.phase in ("Succeeded", "Failed")
+        self.leaving = self.gone or bool(metadata.get("deletionTimestamp"))
+        self.running = self.phase == "Running" and not self.leaving
         self.conditions = {each["type"]: each for each in status.get("conditions") or ()}
-        self.disrupted = self.conditions.get("DisruptionTarget", {}).get("status") == "True"
+        self.reason = str(status.get("reason") or "")
+        self._status = status
+        statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        states: dict[str, Object] = {each["name"]: each.get("state") or {} for each in statuses}
+        self.waiting: list[Object] = [state["waiting"] for state in states.values() if state.get("waiting")]
+        self._terminated = {each["name"]: runs[0] for each in statuses if (runs := _runs(each)) and "exitCode" in runs[0]}
         name = reporting_container(pod["spec"], spec.template)["name"]
-        statuses = {each["name"]: each for each in status.get("containerStatuses") or ()}
-        state = (statuses.get(name) or {}).get("state") or {}
-        terminated = state.get("terminated") or {}
-        self.waiting: Object = next((s["state"]["waiting"] for s in statuses.values() if (s.get("state") or {}).get("waiting")), {})
-        self.exit_code: int | None = terminated.get("exitCode")
-        self.started = _time((state.get("running") or terminated).get("startedAt"))
-        self.finished = _time(terminated.get("finishedAt"))
-        self.report = final_message(terminated.get("message") or "")
-        self.message = self._message(status, terminated)
+        self._last: Object = self._terminated.get(name, {})
+        self.told = bool((states.get(name) or {}).get("terminated")) or (self.ended and not self.gone)
+        self.exit_code: int | None = self._last.get("exitCode")
+        self.report = final_message(self._last.get("message") or "")
+        self.reports_all = self.report is not None and (
+            self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
+        )
+        self.started = _time((states.get(name, {}).get("running") or self._last).get("startedAt"))
+        self.finished = _time(self._last.get("finishedAt"))
+        self.disrupted = self.phase != "Succeeded" and (self._holds("DisruptionTarget") or self._was_turned_away())
+        self.gpus = gpus_of(pod)
+        began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
+        self.began = min(filter(None, began), default=None)
+        self.vanished = _time(metadata.get("deletionTimestamp"))
 
-    def _message(self, status: Object, terminated: Object) -> str:
-        disruption = self.conditions.get("DisruptionTarget", {})
-        if self.disrupted:
-            return f"{disruption.get('reason', 'Disrupted')}: {disruption.get('message', '')}".strip()
-        if terminated.get("reason") == "OOMKilled":
-            return "The program was killed because it used more memory than its limit (OOMKilled)."
-        if self.exit_code:
-            last = [line for line in (terminated.get("message") or "").splitlines() if line.strip() and not line.startswith("{")]
+    @property
+    def place(self) -> object:
+        """What it shares with the pods that came before it and failed, in a Job whose pods have an index."""
+        return self.name if self.index is None else (self.labels.get(_JOB_NAME), self.index)
+
+    def is_of(self, kind: WorkloadKind, uid: str, created: datetime | None) -> bool:
+        """Whether it is of this workload, and not of an earlier one of the same Trial."""
+        owner = self.labels.get(_UID_LABELS.get(kind.key, ""), uid)
+        return bool(owner == uid) and (self.created is None or created is None or self.created >= created)
+
+    def trouble(self) -> datetime | None:
+        """When it was struck, or failed by itself."""
+        struck = self.conditions.get("DisruptionTarget", {}) if self.disrupted else {}
+        times = [_time(each.get("finishedAt")) for each in self._terminated.values() if each.get("exitCode")]
+        return _time(struck.get("lastTransitionTime")) or min(filter(None, times), default=None)
+
+    def until(self) -> datetime | None:
+        """When it has let its GPUs go; where its node could not say so, when that was found out."""
+        if not self.ended:
+            return None
+        ends = [_time(each.get("finishedAt")) for each in self._terminated.values()]
+        changes = [_time(each.get("lastTransitionTime")) for each in self.conditions.values()]
+        return max(filter(None, ends), default=None) or self.vanished or max(filter(None, changes), default=None) or self.began
+
+    def message(self) -> str:
+        """Why it has failed, for people."""
+        if self._holds("DisruptionTarget"):
+            found = self.conditions["DisruptionTarget"]
+            return f"{found.get('reason', 'Disrupted')}: {found.get('message', '')}".removesuffix(": ")
+        culprits = {name: each for name, each in self._terminated.items() if each.get("exitCode")}
+        name, ended = next(((n, e) for n, e in culprits.items() if e is self._last), next(iter(culprits.items()), ("", {})))
+        who = "The program" if ended is self._last else f"Container {name}"
+        if ended.get("reason") == "OOMKilled":
+            return f"{who} was killed because it used more memory than its limit (OOMKilled)."
+        if ended:
+            last = [line for line in (ended.get("message") or "").splitlines() if line.strip() and not line.startswith("{")]
             words = f"; its last words: {last[-1][:300]}" if last else ""
-            return f"The program ended with exit code {self.exit_code}{words}."
-        return str(status.get("message") or status.get("reason") or "")
+            return f"{who} ended with exit code {ended['exitCode']}{words}."
+        return ": ".join(filter(None, (self.reason, str(self._status.get("message") or ""))))
+
+    def waits_for(self) -> tuple[str, str]:
+        """Why it does not run yet."""
+        scheduled = self.conditions.get("PodScheduled", {})
+        if scheduled.get("status") == "False":
+            gated = scheduled.get("reason") == "SchedulingGated"
+            return c.QUOTA_PENDING if gated else c.UNSCHEDULABLE, str(scheduled.get("message") or "")
+        if not self.waiting:
+            return c.CREATING, ""
+        waiting = min(self.waiting, key=lambda each: (each.get("reason") not in IMAGE_REASONS, not each.get("message")))
+        reason = c.IMAGE_PULL if waiting.get("reason") in IMAGE_REASONS else c.CREATING
+        return reason, ": ".join(filter(None, (waiting.get("reason"), waiting.get("message"))))
+
+    def _holds(self, condition: str) -> bool:
+        return bool(self.conditions.get(condition, {}).get("status") == "True")
+
+    def _was_turned_away(self) -> bool:
+        """Whether its node refused it, as after a restart without its GPUs: Kubernetes does not count that as a disruption."""
+        return self.phase == "Failed" and self.reason not in ("", DEADLINE_EXCEEDED) and not self._terminated
 
 
-def _finished(job: Object) -> str | None:
-    for condition in (job.get("status") or {}).get("conditions") or ():
-        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-            return str(condition["type"])
-    return None
+def _absent(last: WorkloadRef | None, known: Sequence[_Pod], ended: bool) -> Workload:
+    label = _UID_LABELS.get(("batch", "Job"), "") if last is not None and last.kind == "Job" else ""
+    pods = [pod for pod in known if last is None or pod.labels.get(label, last.uid) == last.uid]
+    return Workload(
+        Phase.ABSENT,
+        ref=last,
+        ended=ended,
+        started=min((pod.started for pod in pods if pod.started), default=None),
+        finished=_latest(pods) if ended else None,
+        gpus=sum(pod.gpus for pod in pods),
+        holds=_holds(pods),
+        created=min((pod.created for pod in pods if pod.created), default=None),
+    )
 
 
-def _active(job: Object) -> bool:
-    status = job.get("status") or {}
-    return bool(status.get("active") or status.get("terminating"))
+def _counting(kind: WorkloadKind, workload: Object, own: Iterable[_Pod], end: End | None) -> list[_Pod]:
+    """The pods whose evidence counts: the newest of each place, and none that another one replaces or will replace."""
+    if end is None and kind.is_suspended(workload):
+        return []
+    single = kind.key == JOB.key and _is_single(workload)
+    newest: dict[object, _Pod] = {}
+    for pod in sorted(own, key=lambda each: (str(each.created), each.name)):
+        if end is not None and end.succeeded and kind.key == JOB.key and pod.phase == "Failed":
+            continue  # another one has succeeded
+        if end is not None or pod.phase == "Succeeded" or not (pod.disrupted or pod.leaving):
+            newest["" if single else pod.place] = pod
+    return list(newest.values())
 
 
-def _alone_and_succeeded(job: Object, pod: _Pod | None) -> bool:
-    alone = (job["spec"].get("completions") or 1) == 1 and (job["spec"].get("parallelism") or 1) == 1
-    return alone and pod is not None and pod.phase == "Succeeded"
+def _reporter(spec: StudySpec, counting: Iterable[_Pod], *, finished: bool) -> _Pod | None:
+    """The pod whose result counts, of those with the reporter's labels: one that reports all that is wanted goes first.
+
+    While the workload goes on, a failed one goes last: it is being replaced, whatever it has said.
+    """
+    selector = (spec.template.reporter.pod_selector if spec.template.reporter else None) or {}
+
+    def rank(pod: _Pod) -> tuple[bool, bool, bool, str]:
+        alive = pod.phase != "Failed" and not pod.gone
+        return (finished or alive) and pod.reports_all, alive, pod.index == "0", str(pod.created)
+
+    return max((pod for pod in counting if selector.items() <= pod.labels.items()), key=rank, default=None)
 
 
-def _failure(job: Object, pod: _Pod | None) -> tuple[str, str]:
-    failed: Object = next(each for each in job["status"]["conditions"] if each["type"] == "Failed")
-    if failed.get("reason") == "DeadlineExceeded":
-        return c.TIMED_OUT, "The Job ran longer than its activeDeadlineSeconds."
-    return c.PROGRAM_FAILED, (pod.message if pod and pod.message else failed.get("message", ""))
+def _unfinished(kind: WorkloadKind, workload: Object, base: Workload, counting: Sequence[_Pod]) -> Workload:
+    if kind.key == JOB.key and _is_single(workload) and any(pod.phase == "Succeeded" for pod in counting):
+        # A single pod that has succeeded decides before the Job controller, which looks once a second, has written so.
+        return replace(base, phase=Phase.SUCCEEDED)
+    if base.ended and any(pod.exit_code == INFEASIBLE_EXIT_CODE for pod in counting):
+        ended = base.ended and not _active(workload)
+        return replace(base, phase=Phase.FAILED, ended=ended, reason=c.INFEASIBLE, exit_code=INFEASIBLE_EXIT_CODE)
+    if any(pod.running for pod in counting):
+        return replace(base, phase=Phase.RUNNING, ended=False)
+    if kind.is_suspended(workload):
+        return replace(base, reason=c.QUOTA_PENDING, message=f"The {kind.kind} is suspended: its queue has not admitted it yet.")
+    reasons = [pod.waits_for() for pod in counting if not pod.ended]
+    telling = sorted(reasons, key=lambda each: (each[0] == c.CREATING, not each[1]))
+    reason, message = telling[0] if telling else (c.CREATING, "")
+    return replace(base, reason=reason, message=message)
 
 
-def _pending(job: Object, pod: _Pod | None) -> tuple[str, str]:
-    if job["spec"].get("suspend"):
-        return c.QUOTA_PENDING, "The Job is suspended: its queue has not admitted it yet."
-    if pod is None:
-        for condition in (job.get("status") or {}).get("conditions") or ():
-            if condition["type"] == "FailureTarget":
-                return c.CREATING, str(condition.get("message", ""))
-        return c.CREATING, ""
-    scheduled = pod.conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        return c.UNSCHEDULABLE, str(scheduled.get("message", ""))
-    if pod.waiting.get("reason") in IMAGE_REASONS:
-        return c.IMAGE_PULL, f"{pod.waiting.get('reason')}: {pod.waiting.get('message', '')}"
-    return c.CREATING, str(pod.waiting.get("message") or pod.waiting.get("reason") or "")
+def _succeeded(base: Workload, counting: Sequence[_Pod], seen: _Pod | None, pods_listed: bool) -> Workload:
+    found = replace(base, phase=Phase.SUCCEEDED)
+    if seen is not None and seen.told:
+        return found
+    if not pods_listed:
+        return replace(found, awaiting=True)
+    if seen is not None and not seen.gone:
+        return replace(found, awaiting=seen.leaving)  # one that is not asked to go, as Ray's, will never say a last word
+    if counting and seen is None:
+        return found  # none has the reporter's labels: another attempt would not mend that
+    return replace(found, disrupted=True, reason=c.RESULT_LOST, message="It has succeeded, but its pod is gone with its result.")
 
 
-def _pod_ended(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in ENDED_PHASES
+def _failed(base: Workload, end: End, counting: Sequence[_Pod], pods_listed: bool) -> Workload:
+    troubled = sorted((pod for pod in counting if pod.trouble()), key=lambda pod: str(pod.trouble()))
+    first = next(iter(troubled), next((pod for pod in counting if pod.phase == "Failed"), None))
+    message = (first.message() if first else "") or end.message
+    found = replace(base, phase=Phase.FAILED, reason=c.PROGRAM_FAILED, message=message)
+    told = _EXIT_CODE.search(end.message)
+    codes = {pod.exit_code for pod in counting} | ({int(told[1])} if told else set())
+    if INFEASIBLE_EXIT_CODE in codes:
+        return replace(found, reason=c.INFEASIBLE, exit_code=INFEASIBLE_EXIT_CODE)
+    if end.reason == DEADLINE_EXCEEDED or (first is not None and first.reason == DEADLINE_EXCEEDED):
+        return replace(found, reason=c.TIMED_OUT, message="It ran longer than its activeDeadlineSeconds.")
+    if first is not None and first.disrupted:
+        return replace(found, disrupted=True, reason="", message=message or "Its pod was disrupted.")
+    return replace(found, awaiting=first is None and not pods_listed)
+
+
+def _holds(pods: Iterable[_Pod]) -> tuple[Hold, ...]:
+    return tuple(Hold(pod.gpus, pod.began, pod.until()) for pod in pods if pod.gpus and pod.began)
+
+
+def _latest(pods: Iterable[_Pod]) -> datetime | None:
+    return max((pod.finished for pod in pods if pod.finished), default=None)
+
+
+def _active(workload: Object) -> bool:
+    """Whether a Job says that some of its pods run; other kinds have a field of the same name for something else."""
+    status = workload.get("status") or {}
+    return workload["kind"] == "Job" and any(
+        isinstance(status.get(field), int) and status[field] > 0 for field in ("active", "terminating")
+    )
+
+
+def _is_single(job: Object) -> bool:
+    spec = job.get("spec") or {}
+    return (spec.get("completions") or 1) == 1 and (spec.get("parallelism") or 1) == 1
+
+
+def _gpus(container: Object) -> int:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return sum(int(count) for name, count in limits.items() if _GPU.fullmatch(name) and str(count).isdigit())
+
+
+def _runs(status: Object) -> list[Object]:
+    """A container's run now, or its last one, and the one before it."""
+    state, before = status.get("state") or {}, status.get("lastState") or {}
+    return [run for run in (state.get("running"), state.get("terminated"), before.get("terminated")) if run]
 
 
 def _time(text: str | None) -> datetime | None:

@@ -22,6 +22,7 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
         self._timers: dict[K, tuple[float, asyncio.TimerHandle]] = {}
+        self._held: set[K] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -32,10 +33,10 @@ class WorkQueue(Generic[K]):
         return float(max((self._now() - since for since in self._waiting.values()), default=0.0))
 
     def add(self, key: K) -> None:
-        """Look at a key as soon as possible."""
+        """Look at a key as soon as possible: not before its back-off is over."""
         if key in self._working:
             self._again.add(key)
-        elif key not in self._waiting:
+        elif key not in self._waiting and key not in self._held:
             self._waiting[key] = self._now()
             self._ready.put_nowait(key)
 
@@ -43,6 +44,8 @@ class WorkQueue(Generic[K]):
         """Look at a key in a while; the earliest of several such times counts."""
         due = self._now() + max(seconds, 0.0)
         known = self._timers.get(key)
+        if key in self._held and known is not None:
+            return  # it is looked at then, whatever for
         if known is not None:
             if known[0] <= due:
                 return
@@ -68,12 +71,16 @@ class WorkQueue(Generic[K]):
         delay: float = max(min(FIRST_BACKOFF * 2.0**count, LAST_BACKOFF), at_least)
         self._working.discard(key)
         self._again.discard(key)
+        if key in self._timers:
+            self._timers.pop(key)[1].cancel()
         self.add_after(key, delay)
+        self._held.add(key)
         return delay
 
     def forget(self, key: K) -> None:
         """A key is of no interest any more."""
         self._failures.pop(key, None)
+        self._held.discard(key)
         if key in self._timers:
             self._timers.pop(key)[1].cancel()
 
@@ -85,6 +92,7 @@ class WorkQueue(Generic[K]):
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)
+        self._held.discard(key)
         self.add(key)
 
     @staticmethod

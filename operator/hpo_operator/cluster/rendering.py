@@ -3,19 +3,26 @@
 Added: labels, the environment, one owner reference; and for a Job those fields that are absent: backoffLimit,
 podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the infeasible exit code, restartPolicy, and
 no API token.
+
+In a workload of another kind, labels and environment go to every pod template, which is whatever has a list `spec.containers`. Two
+kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose runtime has the pod
+template; that one gets the environment alone. An API token is withheld in a JobSet too, but in no other kind: the pods of Ray, MPI
+and Argo talk to the API server themselves.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from hpo_algorithms import Space
 
 from hpo_operator.environment import trial_environment
 from hpo_operator.reports import INFEASIBLE_EXIT_CODE
-from hpo_operator.resources import API_VERSION, GROUP, Study, Template, Trial
+from hpo_operator.resources import API_VERSION, GROUP, PARAMETERS_ANNOTATION, NamedValue, Study, Template, Trial
 
 Object = dict[str, Any]
 
@@ -25,6 +32,11 @@ TRIAL_LABEL = f"{GROUP}/trial"
 NUMBER_LABEL = f"{GROUP}/trial-number"
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "hpo-metrics"
+TERMINATION_FILE = "/dev/termination-log"
+MAX_PARAMETERS_LINE = 120
+MAX_SHOWN_VALUE = 20
+
+_DECIMAL = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?")
 
 
 def labels_of(study: Study, number: int) -> dict[str, str]:
@@ -59,37 +71,135 @@ def trial_manifest(study: Study, trial: Trial) -> Object:
             "name": trial.metadata.name,
             "namespace": study.metadata.namespace,
             "labels": labels_of(study, trial.spec.number),
+            "annotations": {PARAMETERS_ANNOTATION: parameters_line(trial.spec.parameters)},
             "ownerReferences": [owner("Study", study.metadata.name, study.metadata.uid)],
         },
         "spec": manifest["spec"],
     }
 
 
+def parameters_line(parameters: tuple[NamedValue, ...]) -> str:
+    """What a Trial tries, short enough for a column: `lr=0.00312345 layers=2`."""
+    line = " ".join(f"{each.name}={_shown(each.value)}" for each in parameters)
+    return line if len(line) <= MAX_PARAMETERS_LINE else line[: MAX_PARAMETERS_LINE - 1] + "…"
+
+
+def workload_manifest(study: Study, trial: Trial, space: Space) -> Object:
+    """The workload of a Trial, of the kind that its Study asks for."""
+    if study.spec.template.object is None or _group_kind(study.spec.template.object) == ("batch", "Job"):
+        return job_manifest(study, trial, space)
+    wanted = copy.deepcopy(study.spec.template.object)
+    wanted.pop("status", None)
+    wanted["metadata"] = _metadata(wanted.get("metadata"), study, trial)
+    pods = list(pod_templates(wanted))
+    _add_environment(_programs(wanted, study.spec.template), study.spec.template, trial_environment(study, trial, space))
+    for pod in pods:
+        pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
+        if _group_kind(wanted) == ("jobset.x-k8s.io", "JobSet"):
+            pod["spec"].setdefault("automountServiceAccountToken", False)
+    if _is_workflow(wanted) and isinstance(wanted.get("spec"), dict):
+        wanted["spec"]["podMetadata"] = _labelled(wanted["spec"].get("podMetadata"), study, trial)
+    return wanted
+
+
 def job_manifest(study: Study, trial: Trial, space: Space) -> Object:
     """The Job of a Trial."""
     template = study.spec.template
-    assert template.job is not None
-    wanted = copy.deepcopy(template.job)
+    wanted: Object = copy.deepcopy(template.job or template.object or {})
     job: Object = {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(wanted.get("metadata"), study, trial)}
-    spec = job["spec"] = wanted["spec"]
-    spec.setdefault("backoffLimit", 0)
-    spec.setdefault("podReplacementPolicy", "Failed")
-    pod = spec["template"]
-    pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
-    pod_spec = pod["spec"]
-    pod_spec.setdefault("restartPolicy", "Never")
-    pod_spec.setdefault("automountServiceAccountToken", False)
-    if pod_spec["restartPolicy"] == "Never":  # the only one with which a podFailurePolicy is allowed
-        spec.setdefault("podFailurePolicy", _failure_policy())
-    _add_environment(pod_spec, template, trial_environment(study, trial, space))
+    spec = job["spec"] = wanted.get("spec")
+    if not isinstance(spec, dict):
+        return job
+    for pod in pod_templates(spec.get("template")):
+        spec.setdefault("backoffLimit", 0)
+        spec.setdefault("podReplacementPolicy", "Failed")
+        pod_spec = pod["spec"]
+        pod_spec.setdefault("restartPolicy", "Never")
+        pod_spec.setdefault("automountServiceAccountToken", False)
+        if pod_spec["restartPolicy"] == "Never":  # the only one with which a podFailurePolicy is allowed
+            spec.setdefault("podFailurePolicy", _failure_policy())
+        _add_environment(_programs(pod, template), template, trial_environment(study, trial, space))
+        pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
     return job
 
 
+def pod_templates(value: Any) -> Iterator[Object]:
+    """Every pod template within an object: each mapping whose `spec` has a list of containers."""
+    if isinstance(value, list):
+        for each in value:
+            yield from pod_templates(each)
+    elif isinstance(value, dict):
+        spec = value.get("spec")
+        if isinstance(spec, dict) and _containers(spec):
+            yield value
+        else:
+            for each in value.values():
+                yield from pod_templates(each)
+
+
 def reporting_container(pod_spec: Mapping[str, Any], template: Template) -> Object:
-    """The container whose result counts: the one that is named, else the first."""
+    """The container whose result counts: the one that is named, else the first; in a Workflow's pods, `main`."""
     wanted = template.reporter.container if template.reporter else None
+    if wanted is None and template.object is not None and _is_workflow(template.object):
+        wanted = "main"  # Argo puts a container of its own before it
     containers: list[Object] = pod_spec["containers"]
     return next((each for each in containers if each.get("name") == wanted), containers[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """Containers that run together in a pod, the one that reports, and the labels that their pod has from the template."""
+
+    containers: list[Object]
+    reporter: Object
+    labels: Mapping[str, Any]
+    ports: bool = True
+
+
+def _programs(wanted: Object, template: Template) -> list[_Program]:
+    found = [
+        _Program(_containers(pod["spec"]), reporting_container(pod["spec"], template), _labels(pod))
+        for pod in pod_templates(wanted)
+    ]
+    spec = wanted.get("spec")
+    if not isinstance(spec, dict):
+        return found
+    if _is_workflow(wanted):
+        for step in filter(_is_mapping, spec.get("templates") or ()):
+            together = step["containerSet"] if _is_mapping(step.get("containerSet")) else {}
+            alone = [step[field] for field in ("container", "script") if _is_mapping(step.get(field))]
+            if containers := [*alone, *_containers(together)]:
+                found.append(_Program(containers, reporting_container({"containers": containers}, template), _labels(step)))
+    if _group_kind(wanted) == ("trainer.kubeflow.org", "TrainJob") and _is_mapping(trainer := spec.setdefault("trainer", {})):
+        found.append(_Program([trainer], trainer, {}, ports=False))
+    return found
+
+
+def _add_environment(programs: list[_Program], template: Template, variables: Mapping[str, str]) -> None:
+    """The Trial's variables, before each container's own, so that these may refer to them as $(HPO_PARAM_LR).
+
+    Where none of the programs has the labels of the reporter, whose pod may get them only from its controller, any may report.
+    """
+    selector = (template.reporter.pod_selector if template.reporter else None) or {}
+    reporting = [each for each in programs if selector.items() <= dict(each.labels).items()] or programs
+    for program in programs:
+        for container in program.containers:
+            added = dict(variables)
+            if container is program.reporter and any(program is each for each in reporting):
+                added["HPO_METRICS_PORT"] = str(METRICS_PORT)
+                added["HPO_TERMINATION_FILE"] = str(container.get("terminationMessagePath") or TERMINATION_FILE)
+                if program.ports:
+                    _add_port(container)
+            own = container.get("env") or []
+            if isinstance(own, list):  # anything else is for the API server to refuse
+                taken = {each.get("name") for each in filter(_is_mapping, own)}
+                container["env"] = [{"name": n, "value": _literal(v)} for n, v in added.items() if n not in taken] + own
+
+
+def _add_port(container: Object) -> None:
+    ports = container.get("ports") or []
+    if isinstance(ports, list) and not any(each.get("name") == METRICS_PORT_NAME for each in filter(_is_mapping, ports)):
+        container["ports"] = [*ports, {"name": METRICS_PORT_NAME, "containerPort": METRICS_PORT}]
 
 
 def _metadata(given: Any, study: Study, trial: Trial) -> Object:
@@ -106,9 +216,33 @@ def _metadata(given: Any, study: Study, trial: Trial) -> Object:
 
 
 def _labelled(given: Any, study: Study, trial: Trial) -> Object:
-    metadata: Object = dict(given or {})
-    metadata["labels"] = {**(metadata.get("labels") or {}), **labels_of(study, trial.spec.number)}
+    metadata: Object = dict(given) if _is_mapping(given) else {}
+    own = metadata.get("labels")
+    metadata["labels"] = {**(own if _is_mapping(own) else {}), **labels_of(study, trial.spec.number)}
     return metadata
+
+
+def _labels(pod: Object) -> Mapping[str, Any]:
+    metadata = pod.get("metadata")
+    labels = metadata.get("labels") if _is_mapping(metadata) else None
+    return labels if _is_mapping(labels) else {}
+
+
+def _containers(spec: Object) -> list[Object]:
+    found = spec.get("containers")
+    return found if isinstance(found, list) and all(map(_is_mapping, found)) else []
+
+
+def _group_kind(wanted: Mapping[str, Any]) -> tuple[str, str]:
+    return str(wanted.get("apiVersion")).rpartition("/")[0], str(wanted.get("kind"))
+
+
+def _is_workflow(wanted: Mapping[str, Any]) -> bool:
+    return _group_kind(wanted) == ("argoproj.io", "Workflow")
+
+
+def _is_mapping(value: Any) -> TypeGuard[Object]:
+    return isinstance(value, dict)
 
 
 def _failure_policy() -> Object:
@@ -121,22 +255,14 @@ def _failure_policy() -> Object:
     }
 
 
-def _add_environment(pod_spec: Object, template: Template, variables: Mapping[str, str]) -> None:
-    """The Trial's variables, before the container's own, so that these may refer to them as $(HPO_PARAM_LR)."""
-    reporter = reporting_container(pod_spec, template)
-    for container in pod_spec["containers"]:
-        added = dict(variables)
-        if container is reporter:
-            added["HPO_METRICS_PORT"] = str(METRICS_PORT)
-            added["HPO_TERMINATION_FILE"] = container.get("terminationMessagePath", "/dev/termination-log")
-            ports = container.setdefault("ports", [])
-            if not any(each.get("name") == METRICS_PORT_NAME for each in ports):
-                ports.append({"name": METRICS_PORT_NAME, "containerPort": METRICS_PORT})
-        own = container.get("env") or []
-        taken = {each.get("name") for each in own}
-        container["env"] = [{"name": n, "value": _literal(v)} for n, v in added.items() if n not in taken] + own
-
-
 def _literal(value: str) -> str:
     """A value that the kubelet leaves as it is: it would read `$(NAME)` as a reference, and `$$` as one dollar."""
     return value.replace("$", "$$")
+
+
+def _shown(value: str) -> str:
+    """A value for people: six digits of a number, the beginning of a long text."""
+    if _DECIMAL.fullmatch(value) and not value.lstrip("+-").isdigit():
+        return f"{float(value):.6g}"
+    text = " ".join(value.split())
+    return text if len(text) <= MAX_SHOWN_VALUE else text[: MAX_SHOWN_VALUE - 1] + "…"

@@ -7,25 +7,29 @@ and never a newer one, so that a late event cannot undo what this process has ju
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from hpo_operator.cluster.client import PODS, TRIALS, Client
-from hpo_operator.cluster.observing import observe_job
+from hpo_algorithms.registry import STOPPING
+
+from hpo_operator import conditions as c
+from hpo_operator.cluster.client import PODS, TRIALS, Client, Kind
+from hpo_operator.cluster.kinds import JOB, WorkloadKind
+from hpo_operator.cluster.observing import GONE, observe, reference
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
+from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.planner import Consultation, Refusal, View
 from hpo_operator.reports import Report
-from hpo_operator.resources import Metadata, Study, StudyStatus, Trial
+from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
+from hpo_operator.study_lifecycle import is_over
 from hpo_operator.workloads import Phase, Workload
 
 Object = dict[str, Any]
-
-AWAITED_INTERVALS = 2  # how long a last sample may take to arrive after its program has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +40,45 @@ class Live:
     report: Report | None = None
 
 
+NOT_MEASURED = Live()
+
+
 @dataclass(slots=True)
 class StudyState:
-    """All that is known of one Study. `ledger` is None until the Study has been accepted and its Trials have been listed."""
+    """All that is known of one Study.
+
+    `ledger` is None until the Study has been accepted and its Trials have been listed. `missed` collects the events that come in
+    while they are listed, anew too; None at other times. `absent` are the workloads that were looked for and are not there,
+    with what is remembered of them; `rejected` those that the API server refused to create, with its words. `seen` is what the
+    workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked for.
+    """
 
     namespace: str
     name: str
     uid: str
     raw: Object
     study: Study | None = None
+    kind: WorkloadKind = JOB
     invalid: str = ""
     ledger: Ledger | None = None
     versions: dict[int, int] = field(default_factory=dict)
+    resync: bool = False
+    missed: list[tuple[str, str | None, Object]] | None = None
     workloads: dict[int, Object] = field(default_factory=dict)
-    absent: set[int] = field(default_factory=set)
+    absent: dict[int, WorkloadRef | None] = field(default_factory=dict)
+    rejected: dict[int, str] = field(default_factory=dict)
     pods: dict[int, dict[str, Object]] = field(default_factory=dict)
+    pods_listed: set[int] = field(default_factory=set)
+    seen: dict[int, Workload] = field(default_factory=dict)
     live: dict[int, Live] = field(default_factory=dict)
     consultant: Consultant | None = None
     consultation: Consultation | None = None
     refusal: Refusal | None = None
+    refusals: int = 0
     written: float = 0.0
     consulted: float = 0.0
     asked_at: float = 0.0
-    measuring: bool = False
-    source_error: str = ""
-    measured_at: datetime | None = None
+    source: Source = UNCONFIGURED
     logged: dict[int, Report] = field(default_factory=dict)
     logs_read: set[int] = field(default_factory=set)
 
@@ -69,25 +87,39 @@ class StudyState:
         assert self.study is not None and self.ledger is not None
         seen: dict[int, Workload] = {}
         for number in (*self.ledger.active, *self.ledger.uncleaned, *self.ledger.removed):
-            if number in self.workloads or number in self.absent:
+            if self.is_known(number):
                 seen[number] = self.workload(number)
-        stopping = self.study.spec.schedule is not None
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal)
+        stopping = not STOPPING.isdisjoint(self.study.spec.schedule or ())
+        standing = c.condition(self.study.status.conditions, c.METRICS_AVAILABLE)
+        metrics = self.source.availability(timedelta(seconds=self.study.spec.metrics.interval_seconds), standing)
+        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics)
+
+    @property
+    def is_history(self) -> bool:
+        """Whether the Study is over and nothing is left to be cleaned up."""
+        if self.study is None or self.ledger is None or not is_over(self.study.status):
+            return False
+        ledger = self.ledger
+        return not (ledger.active or ledger.uncleaned or ledger.removed or ledger.kept)
+
+    def is_known(self, number: int) -> bool:
+        """Whether a Trial's workload has been seen, or is known not to be there."""
+        return number in self.workloads or number in self.absent or number in self.rejected
 
     def workload(self, number: int) -> Workload:
         """A Trial's workload as it was last seen."""
         assert self.study is not None
-        live = self.live.get(number, Live())
-        found = observe_job(self.study.spec, self.workloads.get(number), self.pods.get(number, {}).values())
-        return with_results(self, found, live, self.logged.get(number))
-
-    def may_still_come(self, workload: Workload) -> bool:
-        """Whether a last sample of an ended program may still be found: for two intervals after it."""
-        assert self.study is not None
-        if not self.measuring or workload.finished is None:
-            return False
-        enough = workload.finished + AWAITED_INTERVALS * timedelta(seconds=self.study.spec.metrics.interval_seconds)
-        return self.measured_at is None or self.measured_at < enough
+        if number in self.rejected:
+            return Workload(Phase.FAILED, ended=True, reason=c.WORKLOAD_REJECTED, message=self.rejected[number])
+        found = self.seen.get(number)
+        if found is None:
+            known, pods = self.workloads.get(number), self.pods.get(number, {}).values()
+            listed = number in self.pods_listed
+            found = observe(self.study.spec, self.kind, known, pods, self.absent.get(number), pods_listed=listed)
+            self.seen[number] = found
+        if found.phase in (Phase.PENDING, Phase.ABSENT):
+            return found
+        return with_results(self, number, found)
 
     def reporter(self, pod: Object) -> str:
         """The name of the container that reports."""
@@ -95,12 +127,49 @@ class StudyState:
         name: str = reporting_container(pod["spec"], self.study.spec.template)["name"]
         return name
 
+    def have(self, number: int, workload: Object) -> None:
+        """Take in a workload. What was known of an earlier one of the same Trial is not this one's."""
+        before = self.workloads.get(number)
+        last = self.absent.get(number)
+        uid = before["metadata"]["uid"] if before is not None else last.uid if last is not None else None
+        if uid is not None and uid != workload["metadata"]["uid"]:
+            pods = self.pods.get(number, {})  # those of the new one may be among them already
+            self.forget(number)
+            self.pods[number] = pods
+        self.workloads[number] = slim_workload(workload)
+        self.absent.pop(number, None)
+        self.seen.pop(number, None)
+
+    def lose(self, number: int) -> None:
+        """Take in that a workload is not there; what it was is remembered."""
+        known = self.workloads.pop(number, None)
+        self.absent[number] = reference(known) if known is not None else self.absent.get(number)
+        self.seen.pop(number, None)
+
+    def is_being_listed(self, kind: str, event: str | None, raw: Object) -> bool:
+        """Whether all that belongs to the Study is being listed; an event then waits until that is done."""
+        if self.missed is None:
+            return False
+        self.missed.append((kind, event, raw))
+        return True
+
     def forget(self, number: int) -> None:
         """Drop what is known of a workload that is gone for good."""
-        for known in (self.workloads, self.pods, self.live, self.logged):
+        for known in (self.workloads, self.pods, self.seen, self.live, self.logged, self.absent, self.rejected):
             known.pop(number, None)
-        self.absent.discard(number)
         self.logs_read.discard(number)
+        self.pods_listed.discard(number)
+
+    def settle(self, number: int) -> None:
+        """Drop what is known of an ended Trial's workload, but what is needed to delete it later."""
+        kept = {name: self.workloads[number][name] for name in ("apiVersion", "kind", "metadata")}
+        self.forget(number)
+        self.workloads[number] = kept
+
+    def is_at_rest(self, number: int) -> bool:
+        """Whether a Trial has ended, and so has its workload."""
+        ledger = self.ledger
+        return ledger is not None and number in ledger.trials and number not in ledger.active and number not in ledger.uncleaned
 
     def put_trial(self, raw: Object) -> bool:
         """Take in a Trial; whether it was news."""
@@ -133,8 +202,9 @@ class StudyState:
 class Store:
     """All Studies by uid."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source = UNCONFIGURED) -> None:
         self.studies: dict[str, StudyState] = {}
+        self._source = source
 
     def study(self, event: str | None, raw: Object) -> str:
         """Take in an event of a Study; gives its uid."""
@@ -145,14 +215,14 @@ class Store:
                 self.studies.pop(uid).close()
             return uid
         if uid not in self.studies:
-            self.studies[uid] = StudyState(metadata["namespace"], metadata["name"], uid, raw)
+            self.studies[uid] = StudyState(metadata["namespace"], metadata["name"], uid, raw, source=self._source)
         self.studies[uid].put_study(raw)
         return uid
 
     def trial(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a Trial; gives the uid of the Study to look at."""
         state = self.studies.get(raw["spec"]["studyRef"]["uid"])
-        if state is None or state.ledger is None:
+        if state is None or state.is_being_listed("trial", event, raw) or state.ledger is None:
             return None  # its Trials are listed before it is first looked at
         if event == "DELETED":
             state.ledger.remove(raw["spec"]["number"])
@@ -162,33 +232,33 @@ class Store:
     def workload(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a workload."""
         state, number = self._place(raw)
-        if state is None or number is None:
+        if state is None or number is None or not _is_of_trial(raw) or state.is_being_listed("workload", event, raw):
             return None
         known = state.workloads.get(number)
+        if event != "DELETED" and state.is_at_rest(number):
+            return None
         if event == "DELETED":
             if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
-                del state.workloads[number]
-                state.absent.add(number)
+                state.lose(number)
             return state.uid
         if known is not None and version_of(known) >= version_of(raw):
             return None
-        state.workloads[number] = raw
-        state.absent.discard(number)
+        state.have(number, raw)
         return state.uid
 
     def pod(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a pod."""
         state, number = self._place(raw)
-        if state is None or number is None:
+        if state is None or number is None or state.is_being_listed("pod", event, raw):
             return None
-        pods = state.pods.setdefault(number, {})
-        uid = raw["metadata"]["uid"]
-        if event == "DELETED":
-            pods.pop(uid, None)
-        elif uid in pods and version_of(pods[uid]) >= version_of(raw):
+        if state.is_at_rest(number):
             return None
-        else:
-            pods[uid] = slim(raw)
+        pods, uid = state.pods.setdefault(number, {}), raw["metadata"]["uid"]
+        known = pods.get(uid)
+        if known is not None and version_of(known) >= version_of(raw):
+            return None
+        pods[uid] = slim_pod(raw, gone=event == "DELETED")
+        state.seen.pop(number, None)
         return state.uid
 
     def _place(self, raw: Object) -> tuple[StudyState | None, int | None]:
@@ -197,30 +267,58 @@ class Store:
         return self.studies.get(labels.get(STUDY_UID_LABEL, "")), int(number) if number.isdigit() else None
 
 
-def with_results(state: StudyState, workload: Workload, live: Live, logged: Report | None) -> Workload:
+def with_results(state: StudyState, number: int, workload: Workload) -> Workload:
     """A workload with what is known of its results: its last words, else its log, else the last samples before its end."""
     assert state.study is not None
-    wanted = metrics_wanted(state.study.spec)
-    report, source = workload.report, workload.source
+    spec, live = state.study.spec, state.live.get(number, NOT_MEASURED)
+    if workload.awaiting:
+        return replace(workload, curve=live.curve)  # its last words may still come, and go first
+    wanted, report, source = metrics_wanted(spec), workload.report, workload.source
     if report is None or (not all(name in report.metrics for name in wanted) and report.infeasible is None):
-        if logged is not None:
-            report, source = logged, "Log"
+        if number in state.logged:
+            report, source = state.logged[number], "Log"
         elif live.report is not None:
             report, source = live.report, "Prometheus"
-    missing = report is None or not all(name in report.metrics for name in wanted)
-    waits = missing and workload.phase is Phase.SUCCEEDED and state.may_still_come(workload)
-    return replace(workload, report=report, source=source, curve=live.curve, awaiting=waits)
+    complete = report is not None and (report.infeasible is not None or all(name in report.metrics for name in wanted))
+    if complete and workload.disrupted and workload.reason == c.RESULT_LOST:
+        workload = replace(workload, disrupted=False, reason="", message="")  # it is lost with the pod, but not to us
+    awaiting = False
+    if not complete and workload.phase is Phase.SUCCEEDED and not workload.disrupted:
+        interval = timedelta(seconds=spec.metrics.interval_seconds)
+        log_due = spec.metrics.logs is not None and number not in state.logs_read
+        awaiting = log_due or state.source.has_more(workload.finished, interval)
+    return replace(workload, report=report, source=source, curve=live.curve, awaiting=awaiting)
 
 
-async def list_everything(
-    client: Client, state: StudyState, kinds: Iterable[Any]
-) -> tuple[list[Object], list[Object], list[Object]]:
-    """A Study's Trials, workloads and pods as the API server has them: what a decision may rest on after a restart."""
-    selector = f"{STUDY_UID_LABEL}={state.uid}"
-    trials = [each async for each in client.list(TRIALS, state.namespace, selector)]
-    workloads = [each for kind in kinds async for each in client.list(kind, state.namespace, selector)]
-    pods = [each async for each in client.list(PODS, state.namespace, selector)]
-    return trials, workloads, pods
+async def list_everything(client: Client, store: Store, state: StudyState, kind: Kind, ledger: Ledger) -> None:
+    """Take in a Study's Trials, workload and pods as the API server has them: what is not among them is absent.
+
+    Events that come in meanwhile are older than some parts of the lists and newer than others; they are taken in afterwards.
+    """
+    selector, state.missed = f"{STUDY_UID_LABEL}={state.uid}", []
+    try:
+        trials = {each["spec"]["number"]: each async for each in client.list(TRIALS, state.namespace, selector)}
+        workloads = [each async for each in client.list(kind, state.namespace, selector)]
+        pods = [each async for each in client.list(PODS, state.namespace, selector)]
+    finally:
+        missed, state.missed = state.missed, None
+    state.ledger = ledger
+    for number in sorted(trials):
+        state.put_trial(trials[number])
+    for number in ledger.trials.keys() - trials.keys():
+        ledger.remove(number)
+    known, state.workloads, state.pods = state.workloads, {}, {}
+    state.seen.clear()
+    for each in workloads:
+        store.workload(None, each)
+    for each in pods:
+        store.pod(None, each)
+    for number in (known.keys() | ledger.trials.keys()) - state.workloads.keys():
+        state.absent[number] = reference(known[number]) if number in known else state.absent.get(number)
+    for number in state.workloads.keys() - trials.keys():
+        ledger.remove(number)  # deleted by hand, and its workload is still to follow
+    for what, event, raw in missed:
+        getattr(store, what)(event, raw)
 
 
 def read_study_object(raw: Object) -> Study:
@@ -248,8 +346,27 @@ def version_of(raw: Mapping[str, Any]) -> int:
     return int(raw["metadata"].get("resourceVersion") or 0)
 
 
-def slim(pod: Object) -> Object:
-    """The parts of a pod that are looked at: a thousand whole ones would fill the memory."""
-    containers = [{k: v for k, v in each.items() if k in ("name", "resources")} for each in pod["spec"]["containers"]]
-    metadata = {k: v for k, v in pod["metadata"].items() if k not in ("managedFields", "ownerReferences")}
-    return {"metadata": metadata, "spec": {"containers": containers}, "status": pod.get("status") or {}}
+def _is_of_trial(raw: Object) -> bool:
+    """Whether a Trial controls an object: controllers may copy our labels to what they make themselves."""
+    owners = raw["metadata"].get("ownerReferences") or ()
+    return any(each.get("controller") and each.get("kind") == "Trial" for each in owners)
+
+
+def slim_pod(pod: Object, *, gone: bool = False) -> Object:
+    """The parts of a pod that are looked at: a thousand whole ones would fill the memory. One that is gone keeps its evidence."""
+    spec = {
+        field: [{k: v for k, v in each.items() if k in ("name", "resources", "restartPolicy")} for each in pod["spec"][field]]
+        for field in ("initContainers", "containers")
+        if field in pod["spec"]
+    }
+    return {"metadata": _slim_metadata(pod), "spec": spec, "status": pod.get("status") or {}, **({GONE: True} if gone else {})}
+
+
+def slim_workload(workload: Object) -> Object:
+    """A workload without its template, which nobody looks at any more."""
+    spec = {field: value for field, value in (workload.get("spec") or {}).items() if field != "template"}
+    return {**workload, "metadata": _slim_metadata(workload), "spec": spec}
+
+
+def _slim_metadata(raw: Object) -> Object:
+    return {field: value for field, value in raw["metadata"].items() if field != "managedFields"}

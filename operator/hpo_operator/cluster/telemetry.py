@@ -12,43 +12,24 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.client import Client
 from hpo_operator.cluster.controller import Controller
+from hpo_operator.cluster.informer import Watches
 from hpo_operator.cluster.store import StudyState
 
-SILENT_SECONDS = 180.0  # bookmarks come each minute: a watch that is silent for three of them is dead
 STUCK_SECONDS = 300.0  # a Study that has waited this long for its turn never gets it
-
-RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-PROPOSAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-
-
-class Durations:
-    """Histograms that are filled as things happen."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.reconcile = Histogram(
-            "hpo_reconcile_duration_seconds", "Time to look at a Study once.", registry=registry, buckets=RECONCILE_BUCKETS
-        )
-        self.proposal = Histogram(
-            "hpo_proposal_duration_seconds",
-            "Time until an algorithm answered.",
-            ["algorithm"],
-            registry=registry,
-            buckets=PROPOSAL_BUCKETS,
-        )
 
 
 class StoreCollector:
     """Series over the store, made at each scrape."""
 
-    def __init__(self, controller: Controller, client: Client) -> None:
-        self._controller, self._client = controller, client
+    def __init__(self, controller: Controller, client: Client, watches: Watches) -> None:
+        self._controller, self._client, self._watches = controller, client, watches
 
     def collect(self) -> Iterator[Metric]:
         """All series. Called by prometheus-client."""
@@ -88,34 +69,33 @@ class StoreCollector:
         queue = self._controller.queue
         yield GaugeMetricFamily("hpo_queue_depth", "Studies that wait for their turn.", len(queue))
         yield GaugeMetricFamily("hpo_queue_oldest_seconds", "How long the first of them has waited.", queue.oldest_age)
-        yield GaugeMetricFamily(
-            "hpo_watch_last_event_timestamp_seconds", "When a watch last said anything.", self._controller.last_event
-        )
+        silence = GaugeMetricFamily("hpo_watch_silent_seconds", "Since a watch was opened or said anything.", labels=["resource"])
+        for plural, heard in self._watches.heard.items():
+            silence.add_metric([plural], time.monotonic() - heard)
+        yield silence
         requests = CounterMetricFamily("hpo_apiserver_requests", "Requests to the API server.", labels=["verb", "kind", "code"])
         for (verb, kind, code), count in self._client.requests.items():
             requests.add_metric([verb, kind, str(code)], count)
         yield requests
 
 
-def health(controller: Controller, now: float | None = None) -> str:
+def health(controller: Controller, watches: Watches) -> str:
     """Why the process should be restarted; empty when it need not be."""
-    now = time.time() if now is None else now
-    silent = now - controller.last_event
-    if silent > SILENT_SECONDS:
-        return f"no watch has said anything for {silent:.0f} s"
+    for plural, seconds in watches.silent().items():
+        return f"the watch of {plural} has said nothing for {seconds:.0f} s"
     if controller.queue.oldest_age > STUCK_SECONDS:
-        return f"a Study has waited for {controller.queue.oldest_age:.0f} s"
+        return f"a Study has waited for its turn for {controller.queue.oldest_age:.0f} s"
     return ""
 
 
-async def serve(controller: Controller, registry: CollectorRegistry, port: int) -> web.AppRunner:
+async def serve(controller: Controller, watches: Watches, registry: CollectorRegistry, port: int) -> web.AppRunner:
     """Serve /metrics and /healthz on all addresses; the caller cleans the runner up."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthz(_: web.Request) -> web.Response:
-        fault = health(controller)
+        fault = health(controller, watches)
         body = json.dumps({"healthy": not fault, "reason": fault})
         return web.Response(text=body, status=503 if fault else 200, content_type="application/json")
 

@@ -339,13 +339,14 @@ class Decision:
         stopping: bool = False,
         refusal: Refusal | None = None,
         deleted: Iterable[int] = (),
+        metrics: tuple[c.Truth, str, str] | None = None,
     ) -> None:
         self.study = study.build()
         self.ledger = a_ledger(self.study, *(each.build() for each in trials))
         for number in deleted:
             self.ledger.remove(number)
         seen = {n: w if isinstance(w, Workload) else w.build() for n, w in (workloads or {}).items()}
-        self.view = View(self.study, self.ledger, seen, now, asked, stopping, refusal)
+        self.view = View(self.study, self.ledger, seen, now, asked, stopping, refusal, metrics)
         self.plan: Plan = plan(self.view)
 
     @property

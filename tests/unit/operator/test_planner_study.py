@@ -514,3 +514,40 @@ def test_a_study_of_several_objectives_shows_its_front() -> None:
     trials = [a_trial(n).completed(loss=loss, acc=acc) for n, (loss, acc) in enumerate(points)]
     front = Decision(study, trials, dict.fromkeys(range(3), ABSENT)).status.pareto_front
     assert [entry.number for entry in front] == [0, 1]
+
+
+# What `kubectl get studies` shows
+
+
+def test_progress_counts_the_ended_trials_of_how_many() -> None:
+    trials = [completed(0), failed(1), a_trial(2).running()]
+    workloads = {0: ABSENT, 1: ABSENT, 2: a_workload().running()}
+    assert Decision(a_study().limits(max_trials=40), trials, workloads).status.progress == "2/40"
+    assert Decision(a_study().limits(max_trials=None), trials, workloads).status.progress == "2"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"), [(40, "40s"), (35 * 60 + 1, "35m"), (2 * 3600 + 600, "2h10m"), (3 * 86400 + 4 * 3600, "3d4h")]
+)
+def test_the_time_left_is_shown_as_kubectl_shows_ages(seconds: int, left: str) -> None:
+    decision = Decision(a_study().limits(deadline_seconds=seconds), now=START)
+    assert decision.status.left == left
+
+
+def test_the_time_left_is_not_written_anew_while_nothing_ends() -> None:
+    study, trials = a_study().limits(deadline_seconds=3600), [a_trial(0).running()]
+    first = Decision(study, trials, {0: a_workload().running()}, now=START)
+    later = Decision(study.standing_at(first.status), trials, {0: a_workload().running()}, now=at(600))
+    assert later.status == first.status
+
+
+def test_nothing_is_left_of_a_study_that_is_over() -> None:
+    over = Decision(a_study().limits(max_trials=1), [completed(0)], {0: ABSENT}, now=LATER)
+    assert (over.status.progress, over.status.left) == ("1/1", None)
+
+
+def test_what_is_known_of_the_source_of_metrics_stands_in_the_status() -> None:
+    unreachable = ("False", "SourceUnreachable", "Prometheus does not answer.")
+    trials, workloads = [a_trial(0).running()], {0: a_workload().running()}
+    assert Decision(a_study(), trials, workloads, metrics=unreachable).of(c.METRICS_AVAILABLE) == unreachable[:2]
+    assert c.condition(Decision(a_study(), trials, workloads).status.conditions, c.METRICS_AVAILABLE) is None

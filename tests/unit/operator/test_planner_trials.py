@@ -352,6 +352,20 @@ def test_what_a_given_up_workload_still_says_is_no_result() -> None:
         assert Decision(a_study().parallelism(1), [trial], {0: workload}).actions == [StopWorkload(0)]
 
 
+def test_that_a_trial_runs_is_written_once_it_has_run_for_two_seconds() -> None:
+    workloads = {0: a_workload().running(since=at(10))}
+    early = Decision(a_study(), [a_trial(0)], workloads, now=at(11))
+    assert early.written == {}
+    assert early.plan.again_at == at(12)
+    assert Decision(a_study(), [a_trial(0)], workloads, now=at(12)).of(c.RUNNING, 0) == ("True", c.PODS_ACTIVE)
+
+
+def test_a_trial_that_ends_within_two_seconds_costs_a_single_write() -> None:
+    decision = Decision(a_study(), [a_trial(0)], {0: a_workload().running(since=at(10)).succeeded(at(11), loss=0.5)}, now=at(11))
+    assert decision.of(c.SUCCEEDED, 0) == ("True", c.COMPLETED)
+    assert decision.written[0].start_time == at(10)
+
+
 def test_the_next_workload_after_a_loss_is_another_attempt() -> None:
     decision = Decision(a_study(), [a_trial(0).given_up(c.PREEMPTED)], {0: a_workload("w1").running()})
     assert decision.written[0].attempts == 2

@@ -1,0 +1,316 @@
+"""What the operator costs on a real control plane: a Study against the same Jobs kept in flight by a bare loop, in the same run.
+
+    python -m tests.testbed build            # once: etcd, API server, controllers, simulated nodes
+    python -m benchmarks.operator [--cases 1000@100 200@50] [--repeats 1]
+
+`1000@100` is 1,000 Trials, 100 at once, each a one-GPU pod of 0.5 s on a simulated node. Both sides take turns on the same API
+server, which is the scarce part on a small machine. What is printed:
+
+    rate        workloads a second, and the Study's as a share of the loop's
+    refill      from a pod's end to the creation of the workload that takes its place, first in first out: p50 and p99
+    requests    of the operator, by verb and kind, a Trial; all requests to the API server a workload, for both
+    CPU         of the operator with its workers, and of the API server, a Trial
+    memory      of the operator, at the end
+    restart     from the start of a new operator process to its first decision on a Study of so many Trials
+
+Goals at 1000@100: rate 0.65 of the loop's, refill p50 150 ms and p99 800 ms, at most 4 writes a Trial, restart at 3,000 in 5 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import re
+import ssl
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from hpo_operator.cluster.client import JOBS, Client
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from tests.testbed import ControlPlane
+from tests.testbed.namespaces import ROOT, enclose, enclosed
+from tests.testbed.processes import wait_until
+from tests.testbed.simulation import SimulatedNode
+
+Object = dict[str, Any]
+
+NODES = [SimulatedNode(f"simulated-{i}", gpus=128, pods=4000) for i in range(4)]
+STUDY, TRIAL = ("hpo.dev/v1alpha1", "Study"), ("hpo.dev/v1alpha1", "Trial")
+POD_MILLISECONDS = 500
+FOREVER = aiohttp.ClientTimeout(total=None)
+CASES = ("1000@100", "200@50", "3000@300", "1000@500")
+POD = {"containers": [{"name": "main", "image": "none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+
+
+@dataclass
+class Side:
+    """What was measured of one side."""
+
+    seconds: float = 0.0
+    ended: list[float] = field(default_factory=list)
+    created: list[float] = field(default_factory=list)
+    api_cpu: float = 0.0
+    requests: int = 0
+
+    def refills(self, parallelism: int) -> list[float]:
+        """For each end but the last ones, the seconds until another workload was created."""
+        later = sorted(self.created)[parallelism:]
+        return [made - end for end, made in zip(sorted(self.ended), later, strict=False)]
+
+
+class Watcher:
+    """Takes the times at which Jobs are created and pods end, as any client would see them, at little cost to both sides."""
+
+    def __init__(self, bed: ControlPlane, namespace: str, side: Side) -> None:
+        self._bed, self._namespace, self._side = bed, namespace, side
+
+    def start(self) -> None:
+        for arguments in (("batch/v1", "jobs", "", self._side.created), ("v1", "pods", "status.phase=Succeeded", self._side.ended)):
+            threading.Thread(target=self._watch, args=arguments, daemon=True).start()
+
+    def _watch(self, version: str, plural: str, fields: str, times: list[float]) -> None:
+        api = self._bed.api
+        tls = ssl.create_default_context(cafile=str(self._bed.certificate))
+        connection = http.client.HTTPSConnection(api.host, api.port, context=tls)
+        root = "/apis/" if "/" in version else "/api/"
+        query = f"watch=1&timeoutSeconds=3000{'&fieldSelector=' + fields if fields else ''}"
+        headers = {
+            "Authorization": f"Bearer {api.token}",
+            "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        }
+        connection.request("GET", f"{root}{version}/namespaces/{self._namespace}/{plural}?{query}", headers=headers)
+        for line in connection.getresponse():
+            if line.startswith(b'{"type":"ADDED"'):
+                times.append(time.time())
+
+
+def job(name: str, namespace: str) -> Object:
+    """The bare workload: what the operator makes of the Study's template, without its own labels and environment."""
+    spec = {"backoffLimit": 0, "template": {"spec": {**POD, "restartPolicy": "Never"}}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def study(name: str, namespace: str, trials: int, parallelism: int) -> Object:
+    return {
+        "apiVersion": "hpo.dev/v1alpha1",
+        "kind": "Study",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "objectives": [{"metric": "loss"}],
+            "parameters": [{"name": name, "float": {"min": -1, "max": 1}} for name in "xyz"],
+            "algorithm": {"random": {}},
+            "seed": 0,
+            "parallelism": parallelism,
+            "limits": {"maxTrials": trials},
+            "template": {"job": {"spec": {"template": {"spec": POD}}}},
+        },
+    }
+
+
+@contextmanager
+def measured(bed: ControlPlane, side: Side) -> Iterator[None]:
+    """Wall time, and what the API server did meanwhile."""
+    server = psutil.Process(bed.component("kube-apiserver").pid)
+    before, asked, start = sum(server.cpu_times()[:2]), answered(bed), time.monotonic()
+    yield
+    side.seconds = time.monotonic() - start
+    side.api_cpu, side.requests = sum(server.cpu_times()[:2]) - before, answered(bed) - asked
+
+
+def answered(bed: ControlPlane) -> int:
+    """All requests that the API server has answered."""
+    found = re.findall(r"^apiserver_request_total\{.*\} ([0-9.e+]+)$", bed.api.text("/metrics"), re.MULTILINE)
+    return int(sum(map(float, found)))
+
+
+async def loop(bed: ControlPlane, namespace: str, count: int, parallelism: int) -> None:
+    """The peer: keeps so many Jobs in flight through a watch, and does nothing else."""
+    configuration = Configuration()
+    await config.load_kube_config(config_file=str(bed.kubeconfig()), client_configuration=configuration)
+    configuration.connection_pool_maxsize = 64
+    tls = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(bed.certificate)))
+    headers = {"Authorization": f"Bearer {bed.api.token}"}
+    url = f"{bed.server}{JOBS.path(namespace)}?watch=1&timeoutSeconds=3000"
+    async with ApiClient(configuration) as api, aiohttp.ClientSession(connector=tls, headers=headers, timeout=FOREVER) as session:
+        client, made, done = Client(api), 0, 0
+        async with asyncio.TaskGroup() as group, session.get(url) as stream:
+            for _ in range(min(parallelism, count)):
+                group.create_task(client.create(JOBS, namespace, job(f"bare-{made}", namespace)))
+                made += 1
+            rest, finished = b"", set[str]()
+            async for chunk in stream.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    seen = json.loads(line)["object"]
+                    conditions = (seen.get("status") or {}).get("conditions") or ()
+                    name = seen["metadata"]["name"]
+                    if name in finished or not any(c["type"] == "Complete" and c["status"] == "True" for c in conditions):
+                        continue
+                    finished.add(name)
+                    done += 1
+                    if made < count:
+                        group.create_task(client.create(JOBS, namespace, job(f"bare-{made}", namespace)))
+                        made += 1
+                if done == count:
+                    return
+
+
+class Operator:
+    """The operator process, as it is installed."""
+
+    def __init__(self, bed: ControlPlane, log: Path) -> None:
+        self._environment = {**os.environ, "KUBECONFIG": str(bed.kubeconfig())}
+        self._environment.pop("KUBERNETES_SERVICE_HOST", None)
+        self._log = log
+
+    def __enter__(self) -> Operator:
+        command = [sys.executable, "-m", "hpo_operator", "--port", "18080"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        self._whole = psutil.Process(self._process.pid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    def cpu(self) -> tuple[float, float]:
+        """CPU seconds of the process, and of its workers."""
+        return sum(self._whole.cpu_times()[:2]), sum(sum(each.cpu_times()[:2]) for each in self._whole.children(recursive=True))
+
+    def megabytes(self) -> float:
+        return float(self._whole.memory_info().rss / 2**20)
+
+    def requests(self) -> Counter[tuple[str, str]]:
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:18080/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return Counter()
+        found: Counter[tuple[str, str]] = Counter()
+        for labels, value in re.findall(r"^hpo_apiserver_requests_total\{(.*)\} ([0-9.e+]+)$", text, re.MULTILINE):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            found[of["verb"], of["kind"]] += int(float(value))
+        return found
+
+
+def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator) -> Object:
+    """One case, both sides; gives its figures."""
+    mark = f"{count}-{parallelism}-{int(time.time())}"
+    bare, ours = Side(), Side()
+    namespace = bed.create_namespace(f"bare-{mark}")
+    Watcher(bed, namespace, bare).start()
+    with measured(bed, bare):
+        asyncio.run(loop(bed, namespace, count, parallelism))
+    clear(bed, namespace)
+    namespace = bed.create_namespace(f"study-{mark}")
+    Watcher(bed, namespace, ours).start()
+    asked, (cpu, worker) = operator.requests(), operator.cpu()
+    with measured(bed, ours):
+        bed.api.create(study("s", namespace, count, parallelism))
+        wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=900, every=0.5)
+    status = bed.api.get(*STUDY, "s", namespace)["status"]
+    assert status["trials"]["completed"] == count, status
+    spent, helped = operator.cpu()
+    requests = operator.requests() - asked
+    found = {
+        "case": f"{count}@{parallelism}",
+        "loop": {"seconds": bare.seconds, "rate": count / bare.seconds, **percentiles(bare.refills(parallelism))},
+        "study": {"seconds": ours.seconds, "rate": count / ours.seconds, **percentiles(ours.refills(parallelism))},
+        "ratio": bare.seconds / ours.seconds,
+        "writes": sum(n for (verb, _), n in requests.items() if verb not in ("get", "list")) / count,
+        "requests": {f"{verb} {kind}": round(n / count, 3) for (verb, kind), n in sorted(requests.items())},
+        "all": {"loop": bare.requests / count, "study": ours.requests / count},
+        "milliseconds": {
+            "operator": 1000 * (spent - cpu) / count,
+            "worker": 1000 * (helped - worker) / count,
+            "api server": 1000 * ours.api_cpu / count,
+            "api server, loop": 1000 * bare.api_cpu / count,
+        },
+        "megabytes": operator.megabytes(),
+        "at once": most_at_once(ours),
+    }
+    return {**found, "namespace": namespace}
+
+
+def is_over(seen: Object) -> bool:
+    conditions = (seen.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Succeeded" and each["status"] != "Unknown" for each in conditions)
+
+
+def most_at_once(side: Side) -> int:
+    """How many workloads were ever unfinished at the same time, as a client sees it."""
+    most = now = 0
+    for _, change in sorted([*((t, 1) for t in side.created), *((t, -1) for t in side.ended)]):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def percentiles(values: list[float]) -> Object:
+    if len(values) < 2:
+        return {}
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {"p50": cuts[49], "p99": cuts[98]}
+
+
+def clear(bed: ControlPlane, namespace: str) -> None:
+    bed.api.delete_all("batch/v1", "Job", namespace)
+    wait_until("the end of the bare Jobs", lambda: not bed.api.objects("v1", "Pod", namespace), seconds=300, every=1.0)
+
+
+def restart(bed: ControlPlane, namespace: str, trials: int, log: Path) -> float:
+    """From the start of a new process to the creation of the next Trial of a Study that has so many."""
+    bed.api.patch(*STUDY, "s", {"spec": {"limits": {"maxTrials": trials + 1}}}, namespace=namespace)
+    start = time.monotonic()
+    with Operator(bed, log):
+        api = bed.api
+        wait_until("the next Trial", lambda: api.find(*TRIAL, f"s-{trials}", namespace), seconds=120, every=0.02)
+        return time.monotonic() - start
+
+
+def main() -> int:
+    form = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.operator", description=__doc__, formatter_class=form)
+    parser.add_argument("--cases", nargs="*", default=CASES)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--logs", type=Path, default=Path("/tmp/hpo-benchmark"))
+    asked = parser.parse_args()
+    if not enclosed():
+        return enclose([sys.executable, "-m", "benchmarks.operator", *sys.argv[1:]])
+    asked.logs.mkdir(parents=True, exist_ok=True)
+    with ControlPlane(nodes=NODES, delay_milliseconds=POD_MILLISECONDS, audit=False, logs=asked.logs) as bed:
+        bed.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+        bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/studies.hpo.dev", "crd/trials.hpo.dev")
+        log = asked.logs / "operator.log"
+        for case in asked.cases:
+            count, parallelism = map(int, case.split("@"))
+            for _ in range(asked.repeats):
+                with Operator(bed, log) as operator:
+                    wait_until("the operator", lambda: operator.requests() is not None, seconds=30)
+                    time.sleep(5)  # its imports, which are no Study's cost
+                    found = run_case(bed, count, parallelism, operator)
+                seconds = restart(bed, found.pop("namespace"), count, log)
+                print(json.dumps({**found, "restart": seconds}, indent=2, default=lambda x: round(x, 3)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

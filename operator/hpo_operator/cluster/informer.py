@@ -1,0 +1,148 @@
+"""kopf as the informer: it lists and watches, each event updates the store and names the Study to look at, and nothing more.
+
+kopf neither writes nor decides anything here: no stateful handlers, no timers, no finalizers, no peering.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import kopf
+
+from hpo_operator.cluster.client import PODS, STUDIES, TRIALS, Kind
+from hpo_operator.cluster.rendering import STUDY_UID_LABEL
+from hpo_operator.cluster.store import Store
+
+SERVER_SECONDS = 240  # a watch ends and begins anew, before load balancers cut it off without a word
+INACTIVE_SECONDS = 70  # bookmarks come each minute: a watch that is silent for longer is dead, and kopf makes a new one
+SILENT_SECONDS = SERVER_SECONDS + 2 * INACTIVE_SECONDS  # none was opened for so long: it cannot be
+
+Take = Callable[[str | None, dict[str, Any]], str | None]
+
+
+class Watches:
+    """When each watch was last opened or said something, by the plural of its kind."""
+
+    def __init__(self) -> None:
+        self.heard: dict[str, float] = {}
+
+    def hear(self, plural: str) -> None:
+        self.heard[plural] = time.monotonic()
+
+    def silent(self) -> Mapping[str, float]:
+        """The watches that cannot be alive any more, and for how many seconds nothing was heard of them."""
+        now = time.monotonic()
+        return {plural: now - heard for plural, heard in self.heard.items() if now - heard > SILENT_SECONDS}
+
+
+def registry(store: Store, kinds: Iterable[Kind], watches: Watches, wake: Callable[[str], None]) -> kopf.OperatorRegistry:
+    """The handlers, one a kind. `wake` is called with the uid of each Study that has news."""
+    found = kopf.OperatorRegistry()
+    kopf.on.login(registry=found)(_login(watches))
+    watched: list[tuple[Kind, Take]] = [(STUDIES, store.study), (TRIALS, store.trial), (PODS, store.pod)]
+    for kind, take in [*watched, *((kind, store.workload) for kind in kinds)]:
+        watches.hear(kind.plural)
+        kopf.on.event(*_selector(kind), id=f"watch-{kind.plural}", registry=found)(_handler(kind, take, watches, wake))
+    return found
+
+
+def settings(kinds: Iterable[Kind]) -> kopf.OperatorSettings:
+    """kopf's settings for a plain informer: see each one's reason."""
+    found = kopf.OperatorSettings()
+    found.peering.standalone = True  # kopf's peering pauses; it does not elect
+    found.scanning.disabled = True  # nobody else's CRDs and namespaces need be known
+    found.posting.enabled = False  # Events are the executor's
+    found.persistence.diffbase_storage = _NoEssence()
+    found.persistence.progress_storage = _NoProgress()
+    found.watching.chunk_size = 500
+    for kind in [PODS, *kinds]:  # never watch what is not ours
+        group, _, _ = kind.api_version.rpartition("/")
+        found.watching.label_selectors[f"{kind.plural}.{group}" if group else kind.plural] = STUDY_UID_LABEL
+    found.watching.server_timeout = SERVER_SECONDS
+    found.watching.client_timeout = SERVER_SECONDS + 20
+    found.watching.connect_timeout = 10
+    found.watching.inactivity_timeout = INACTIVE_SECONDS
+    found.networking.request_timeout = 30
+    found.networking.enforce_retry_after = True
+    return found
+
+
+def in_cluster() -> bool:
+    """Whether the process runs in a pod, and is not told otherwise."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not os.environ.get("KUBECONFIG")
+
+
+def _selector(kind: Kind) -> tuple[str, str, str]:
+    group, _, version = kind.api_version.rpartition("/")
+    return group, version, kind.plural
+
+
+def _handler(kind: Kind, take: Take, watches: Watches, wake: Callable[[str], None]) -> Any:
+    async def handler(type: str | None, body: kopf.Body, **_: Any) -> None:
+        watches.hear(kind.plural)
+        uid = take(type, dict(body))
+        if uid is not None:
+            wake(uid)
+
+    return handler
+
+
+def _login(watches: Watches) -> Any:
+    """kopf's own login, with a session that tells when a watch has been opened."""
+
+    async def login(**kwargs: Any) -> kopf.AiohttpSession | None:
+        find: Any = kopf.login_with_service_account if in_cluster() else kopf.login_with_kubeconfig
+        info: kopf.ConnectionInfo | None = find(**kwargs)
+        if info is None:
+            return None
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(opened)
+        connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
+        session = aiohttp.ClientSession(connector=connector, headers=info.as_http_headers(), trace_configs=[trace])
+        return kopf.AiohttpSession(server=info.server, default_namespace=info.default_namespace, aiohttp_session=session)
+
+    async def opened(_: aiohttp.ClientSession, __: SimpleNamespace, ended: aiohttp.TraceRequestEndParams) -> None:
+        if ended.url.query.get("watch") == "true" and ended.response.status == 200:
+            watches.hear(ended.url.path.rpartition("/")[2])
+
+    return login
+
+
+class _NoEssence(kopf.DiffBaseStorage):
+    """Nothing is compared: kopf would copy each object twice for a difference that only its stateful handlers look at."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return _NOTHING
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nothing is persisted: a handler that only takes in an event has no progress."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> Any:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        return None
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        return None
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
+_NOTHING: kopf.BodyEssence = {}

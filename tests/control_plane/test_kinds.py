@@ -1,0 +1,235 @@
+"""What is rendered is taken by a real API server, and what a real API server stores is read again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hpo_operator import conditions as c
+from hpo_operator.cluster.kinds import JOB, WorkloadKind
+from hpo_operator.cluster.observing import observe
+from hpo_operator.cluster.rendering import pod_templates, workload_manifest
+from hpo_operator.resources import Study, Template
+from hpo_operator.validation import problem_of
+from hpo_operator.workloads import Phase, Workload
+
+from tests.testbed import ApiError, ControlPlane, Object, binaries, wait_until
+from tests.testbed.errors import BuildFailed, MissingTool
+from tests.testbed.simulation import DELAY, EXIT_CODE, NEVER
+from tests.unit.operator.builders import a_study, a_trial
+from tests.unit.operator.cluster.objects import said
+
+pytestmark = pytest.mark.control_plane
+
+JOBSET = WorkloadKind(api_version="jobset.x-k8s.io/v1alpha2", kind="JobSet")
+NOW = "2026-11-23T12:00:00Z"
+
+POD: Object = {
+    "metadata": {"labels": {"role": "lead"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "containers": [
+            {"name": "main", "image": "none", "env": [{"name": "LR", "value": "$(HPO_PARAM_X)"}], "ports": [{"containerPort": 80}]},
+            {"name": "aside", "image": "none"},
+        ],
+    },
+}
+JOBS: Object = {
+    "name": "lead",
+    "replicas": 2,
+    "template": {"spec": {"parallelism": 2, "completions": 2, "backoffLimit": 0, "template": POD}},
+}
+A_JOBSET: Object = {
+    "apiVersion": JOBSET.api_version,
+    "kind": JOBSET.kind,
+    "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
+    "spec": {"replicatedJobs": [JOBS]},
+}
+
+
+@pytest.fixture
+def jobsets(control_plane: ControlPlane) -> ControlPlane:
+    """A control plane that knows JobSets, though nothing runs them."""
+    name = "jobsets.jobset.x-k8s.io"
+    if control_plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is None:
+        try:
+            folder = binaries.sources("jobset") / "config" / "components" / "crd" / "bases"
+        except (MissingTool, BuildFailed) as error:
+            pytest.skip(f"the module of JobSet is not there: {error}")
+        control_plane.apply(folder / "jobset.x-k8s.io_jobsets.yaml")
+    return control_plane
+
+
+def a_study_in(namespace: str, template: Object) -> Study:
+    study = a_study().build()
+    spec = study.spec.model_copy(update={"template": Template.model_validate(template)})
+    return study.model_copy(update={"spec": spec, "metadata": study.metadata.model_copy(update={"namespace": namespace})})
+
+
+def rendered(study: Study) -> Object:
+    return workload_manifest(study, a_trial(3).build(), problem_of(study.spec, 0).space)
+
+
+def post(plane: ControlPlane, manifest: Object, **query: str) -> Object:
+    """Creates an object, refusing what the API server would otherwise drop without a word."""
+    path = plane.api.path(manifest["apiVersion"], manifest["kind"], namespace=manifest["metadata"]["namespace"])
+    return plane.api.request("POST", path, body=manifest, query={"fieldValidation": "Strict", **query})
+
+
+def containers(workload: Object) -> list[Object]:
+    return [each for pod in pod_templates(workload) for each in pod["spec"]["containers"]]
+
+
+def ports(container: Object) -> list[int]:
+    return [each["containerPort"] for each in container.get("ports", [])]
+
+
+TEMPLATES = {
+    "a Job as in a CronJob": {"job": {"spec": {"template": POD}}},
+    "a Job of several pods": {"job": {"spec": {"completionMode": "Indexed", "completions": 2, "parallelism": 2, "template": POD}}},
+    "a Job as an object": {"object": {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": POD}}},
+    "a Job that restarts in place": {"job": {"spec": {"template": {**POD, "spec": {**POD["spec"], "restartPolicy": "OnFailure"}}}}},
+    "a Job that keeps its own ways": {"job": {"spec": {"backoffLimit": 4, "podReplacementPolicy": "Failed", "template": POD}}},
+    "a JobSet": {"object": A_JOBSET},
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_what_is_rendered_is_taken_whole(jobsets: ControlPlane, namespace: str, template: Object) -> None:
+    manifest = rendered(a_study_in(namespace, template))
+    stored = post(jobsets, manifest, dryRun="All")
+    assert stored["metadata"]["labels"].items() >= manifest["metadata"]["labels"].items()
+    for sent, kept in zip(containers(manifest), containers(stored), strict=True):
+        assert kept["env"] == sent["env"]
+        assert [each["containerPort"] for each in kept.get("ports", [])] == [
+            each["containerPort"] for each in sent.get("ports", [])
+        ]
+
+
+def test_what_makes_no_sense_is_refused_by_the_API_server(jobsets: ControlPlane, namespace: str) -> None:
+    broken = {**A_JOBSET, "spec": {"replicatedJobs": [{**JOBS, "replicas": "two"}]}}
+    with pytest.raises(ApiError) as refusal:
+        post(jobsets, rendered(a_study_in(namespace, {"object": broken})), dryRun="All")
+    assert "replicas" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("type_", "phase", "reason"),
+    [("Completed", Phase.SUCCEEDED, c.RESULT_LOST), ("Failed", Phase.FAILED, c.PROGRAM_FAILED)],
+)
+def test_a_JobSet_ends_by_its_conditions(jobsets: ControlPlane, namespace: str, type_: str, phase: Phase, reason: str) -> None:
+    study = a_study_in(namespace, {"object": A_JOBSET})
+    stored = post(jobsets, rendered(study))
+    assert observe(study.spec, JOBSET, stored, []).phase is Phase.PENDING
+    status: dict[str, Any] = {
+        "conditions": [{"type": type_, "status": "True", "reason": "Test", "message": "so it is", "lastTransitionTime": NOW}],
+        "terminalState": type_,
+        "restarts": 0,
+    }
+    metadata = stored["metadata"]
+    patched = jobsets.api.patch(
+        JOBSET.api_version, JOBSET.kind, metadata["name"], {"status": status}, metadata["namespace"], "status"
+    )
+    found = observe(study.spec, JOBSET, patched, [], pods_listed=True)
+    assert (found.phase, found.reason, found.ref and found.ref.uid) == (phase, reason, metadata["uid"])
+
+
+def test_the_path_of_a_kind_is_that_of_the_API_server(jobsets: ControlPlane) -> None:
+    assert JOBSET.served.path("a", "b", "status") == jobsets.api.path(JOBSET.api_version, JOBSET.kind, "b", "a", "status")
+
+
+# A real Job controller
+
+
+def start(plane: ControlPlane, namespace: str, annotations: dict[str, str] | None = None, **spec: Any) -> Study:
+    """Creates the Job of Trial 3, whose pods do what the annotations say."""
+    pod = {**POD, "metadata": {"annotations": annotations or {}}}
+    study = a_study_in(namespace, {"job": {"spec": {**spec, "template": pod}}})
+    post(plane, rendered(study))
+    return study
+
+
+def look(plane: ControlPlane, study: Study) -> Workload:
+    """The Job and its pods as they stand on the API server."""
+    namespace = study.metadata.namespace
+    job = plane.api.get("batch/v1", "Job", "digits-3", namespace)
+    pods = plane.api.objects("v1", "Pod", namespace, labelSelector="hpo.dev/trial=digits-3")
+    return observe(study.spec, JOB, job, pods, pods_listed=True)
+
+
+def seen(plane: ControlPlane, study: Study, phase: Phase) -> Workload:
+    """The Job once it has come to a phase."""
+    return wait_until(f"a Job that is {phase.value}", lambda: found if (found := look(plane, study)).phase is phase else None)
+
+
+def condition_of(plane: ControlPlane, study: Study, type_: str) -> Object:
+    def shown() -> Object | None:
+        status = plane.api.get("batch/v1", "Job", "digits-3", study.metadata.namespace).get("status", {})
+        return next((each for each in status.get("conditions", []) if each["type"] == type_ and each["status"] == "True"), None)
+
+    return wait_until(f"condition {type_}", shown)
+
+
+def test_a_Job_that_has_succeeded_has_the_report_of_its_pod(control_plane: ControlPlane, namespace: str) -> None:
+    study = start(control_plane, namespace)
+    condition_of(control_plane, study, "Complete")
+    found = look(control_plane, study)
+    assert (found.phase, found.at_rest, found.awaiting) == (Phase.SUCCEEDED, True, False)
+    assert found.report is not None
+    assert "loss" in found.report.metrics
+
+
+def test_a_Job_fails_at_once_on_the_infeasible_exit_code_and_says_so_itself(control_plane: ControlPlane, namespace: str) -> None:
+    study = start(control_plane, namespace, {EXIT_CODE: "86"}, backoffLimit=5)
+    condition_of(control_plane, study, "Failed")
+    found = look(control_plane, study)
+    job = control_plane.api.get("batch/v1", "Job", "digits-3", namespace)
+    without_its_pod = observe(study.spec, JOB, job, [], pods_listed=True)
+    for each in (found, without_its_pod):
+        assert (each.phase, each.reason, each.exit_code) == (Phase.FAILED, c.INFEASIBLE, 86)
+
+
+def test_a_Job_that_runs_longer_than_it_may_has_timed_out(control_plane: ControlPlane, namespace: str) -> None:
+    study = start(control_plane, namespace, {DELAY: NEVER}, activeDeadlineSeconds=2)
+    condition_of(control_plane, study, "Failed")
+    assert look(control_plane, study).reason == c.TIMED_OUT
+
+
+def evict(plane: ControlPlane, pod: Object) -> Object:
+    """Evicts a pod, and ends it as its kubelet would: the simulated one only lets it go. Gives the last that is seen of it."""
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
+    plane.api.request("POST", plane.api.path("v1", "Pod", name, namespace, "eviction"), body=eviction)
+    killed = {"exitCode": 143, "reason": "Error", "startedAt": NOW, "finishedAt": NOW, "message": said(loss=0.5)}
+    statuses = [{**each, "state": {"terminated": killed}} for each in pod["status"]["containerStatuses"]]
+    status = {"phase": "Failed", "containerStatuses": statuses}
+    return plane.api.patch("v1", "Pod", name, {"status": status}, namespace, "status")
+
+
+def test_a_Job_whose_pod_is_evicted_goes_on_with_another(control_plane: ControlPlane, namespace: str) -> None:
+    study = start(control_plane, namespace, {DELAY: NEVER})
+    before = seen(control_plane, study, Phase.RUNNING)
+    (pod,) = control_plane.api.objects("v1", "Pod", namespace)
+    evict(control_plane, pod)
+
+    def replaced() -> bool:
+        found = look(control_plane, study)
+        assert (found.phase in (Phase.PENDING, Phase.RUNNING), found.report) == (True, None)
+        pods = control_plane.api.objects("v1", "Pod", namespace)
+        return found.phase is Phase.RUNNING and any(each["metadata"]["uid"] != pod["metadata"]["uid"] for each in pods)
+
+    wait_until("another pod", replaced)
+    assert look(control_plane, study).ref == before.ref
+    control_plane.api.delete("batch/v1", "Job", "digits-3", namespace)  # or else it would keep its pod from going
+
+
+def test_a_Job_that_may_not_go_on_after_an_eviction_is_disrupted(control_plane: ControlPlane, namespace: str) -> None:
+    study = start(control_plane, namespace, {DELAY: NEVER}, podFailurePolicy={"rules": []})
+    seen(control_plane, study, Phase.RUNNING)
+    (pod,) = control_plane.api.objects("v1", "Pod", namespace)
+    last = evict(control_plane, pod)
+    condition_of(control_plane, study, "Failed")
+    job = control_plane.api.get("batch/v1", "Job", "digits-3", namespace)
+    found = observe(study.spec, JOB, job, [{**last, "gone": True}], pods_listed=True)
+    assert (found.phase, found.disrupted, found.reason) == (Phase.FAILED, True, "")
+    assert found.message.startswith("EvictionByEvictionAPI")
