@@ -48,7 +48,7 @@ control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to buil
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
 
 .PHONY: cluster
-cluster: $(VENV)/.test  ## A shell with kubectl beside a real control plane with simulated GPU nodes
+cluster: $(VENV)/.test  ## A shell with kubectl beside a real control plane with simulated GPU nodes and the operator
 	$(BIN)/python -m tests.testbed build
 	$(BIN)/python -m tests.testbed shell
 

@@ -2,7 +2,7 @@
 
 python -m tests.testbed build                 what tests/control_plane needs
 python -m tests.testbed build cluster python  what tests/cluster needs: programs, Debian packages, base images
-python -m tests.testbed shell                 a shell beside a control plane, kubectl at hand
+python -m tests.testbed shell                 a shell beside a control plane: kubectl at hand, the operator running
 python -m tests.testbed shell --cluster -- kubectl get nodes
 """
 
@@ -11,15 +11,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import binaries, images, packages
 from .cluster import Cluster
 from .control_plane import ControlPlane
 from .errors import TestbedError
-from .namespaces import enclose, enclosed
+from .namespaces import ROOT, enclose, enclosed
 from .simulation import SimulatedNode
+
+OPERATOR_PORT = 8080
 
 _started = time.monotonic()
 
@@ -35,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     build.set_defaults(run=_build)
     shell = commands.add_parser("shell", help="a shell, or one command, beside a running control plane")
     shell.add_argument("--cluster", action="store_true", help="with a real node and Prometheus")
+    shell.add_argument("--bare", action="store_true", help="without the operator and its resources")
     shell.add_argument("--gpus", type=int, default=8, help="of the simulated node")
     shell.add_argument("--logs", type=Path, help="keep the components' logs in this folder")
     shell.add_argument("command", nargs="*")
@@ -65,11 +69,30 @@ def _shell(asked: argparse.Namespace) -> int:
         return enclose([sys.executable, "-m", "tests.testbed", *sys.argv[1:]])
     nodes = [SimulatedNode("simulated-0", gpus=asked.gpus)]
     bed = Cluster(logs=asked.logs) if asked.cluster else ControlPlane(nodes=nodes, logs=asked.logs)
-    with bed:
+    with bed, nullcontext() if asked.bare else _operator(bed):
         _say(f"ready; logs in {bed.logs}, KUBECONFIG={bed.kubeconfig()}")
         environment = {**os.environ, "KUBECONFIG": str(bed.kubeconfig()), "PATH": f"{bed.programs()}:{os.environ['PATH']}"}
         command = asked.command or [os.environ.get("SHELL", "/bin/bash")]
         return subprocess.run(command, env=environment, check=False).returncode
+
+
+@contextmanager
+def _operator(bed: ControlPlane) -> Iterator[None]:
+    """The operator beside the control plane, with its own rights and no others."""
+    from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
+
+    bed.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+    bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/studies.hpo.dev", "crd/trials.hpo.dev")
+    arguments = ["--port", str(OPERATOR_PORT)]
+    if isinstance(bed, Cluster):
+        arguments += ["--prometheus-url", bed.prometheus_url]
+    log = bed.logs / "operator.log"
+    with OperatorProcess(OperatorAccount(bed).kubeconfig(), *arguments, log=log, fresh=True) as operator:
+        _say(f"the operator runs: http://127.0.0.1:{OPERATOR_PORT}/metrics, its log is {log}")
+        try:
+            yield
+        finally:
+            operator.stop()
 
 
 def _say(line: str) -> None:

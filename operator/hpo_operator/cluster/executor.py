@@ -210,8 +210,10 @@ class Executor:
             old, new = c.condition(before.conditions, type_), c.condition(after.conditions, type_)
             if new is None or (old.reason if old else c.IN_PROGRESS) == new.reason or new.reason in (c.FINISHED, c.TRIALS_ACTIVE):
                 continue
-            good = new.status == "True" or new.reason in (c.SUSPENDED, c.IN_PROGRESS, c.TRIALS_PENDING)
-            self._recorder.record(state.raw, "Normal" if good else "Warning", new.reason, new.message or new.reason)
+            if type_ == c.METRICS_AVAILABLE and new.status != "False" and (old is None or old.status != "False"):
+                continue  # only that it is away, or back
+            bad = new.status == "False" and new.reason not in (c.SUSPENDED, c.TRIALS_PENDING)
+            self._recorder.record(state.raw, "Warning" if bad else "Normal", new.reason, new.message or new.reason)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

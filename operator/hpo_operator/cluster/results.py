@@ -200,7 +200,7 @@ def reporting_pods(state: StudyState, number: int) -> list[dict[str, Any]]:
     selector = (reporter.pod_selector if reporter else None) or {}
     pods = [p for p in state.pods.get(number, {}).values() if selector.items() <= (p["metadata"].get("labels") or {}).items()]
     pods.sort(key=lambda each: (_index(each) == "0", str(each["metadata"].get("creationTimestamp"))), reverse=True)
-    return [each for each in pods if each["status"].get("phase") != "Failed"] or pods[:1]
+    return [each for each in pods if each["status"].get("phase") != "Failed" and not each.get("gone")] or pods[:1]
 
 
 def _index(pod: dict[str, Any]) -> str | None:
