@@ -205,7 +205,7 @@ class Ledger:
         if view is None or not view.active or not curve:
             return
         sign = 1.0 if self.spec.objectives[0].goal == "Minimize" else -1.0
-        losses = tuple((step, sign * value) for step, value in curve)
+        losses = tuple((step, math.nan if math.isnan(value) else sign * value) for step, value in curve)  # one NaN equals itself
         if losses != view.curve:
             self._views[number] = _replaced(view, losses)
             self.changed.append(number)

@@ -43,7 +43,9 @@ def outcome_of(spec: StudySpec, workload: Workload) -> Outcome | None:
         return Outcome(reason, workload.message or "The program failed.")
     for metric in metrics_wanted(spec):
         if metric not in report.metrics:
-            return None if workload.awaiting else Outcome(c.OBJECTIVE_MISSING, _missing(metric, report))
+            if workload.awaiting:
+                return None
+            return Outcome(c.OBJECTIVE_MISSING, f"{_missing(metric, report)} {workload.message}".strip())
     for objective in spec.objectives:
         value = objective_value(objective, report.metrics[objective.metric])
         if not math.isfinite(value):

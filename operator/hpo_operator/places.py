@@ -59,8 +59,12 @@ def refills(view: View) -> Iterator[Action]:
         return
     if asked is None or (asked.count == 0 and current):
         yield Ask(ledger.created, wanted)
-    elif asked.first == ledger.created and asked.proposals and (current or all(_can_start(view, each) for each in asked.proposals)):
-        for offset, proposal in enumerate(asked.proposals[:wanted]):
+        return
+    # The first ones may have become Trials already: those behind them were decided with them, and are as good as before.
+    done = ledger.created - asked.first
+    proposals = asked.proposals[done : done + wanted] if done >= 0 else ()
+    if proposals and (current or all(_can_start(view, each) for each in asked.proposals[done:])):
+        for offset, proposal in enumerate(proposals):
             if not (_can_start(view, proposal) or proposal.origin is Origin.PROMOTED):
                 return  # see `senseless`
             trial = trial_of(view, ledger.created + offset, proposal)

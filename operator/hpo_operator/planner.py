@@ -43,7 +43,8 @@ def plan(view: View) -> Plan:
     circumstances = Circumstances(ending, frozenset() if ending else startable(view), stops)
     for trial in list(view.ledger.active.values()):
         decided.actions += next_steps(view, trial, circumstances, decided)
-    if any(isinstance(each, WriteTrial) and ends(each) for each in decided.actions):
+    results = [each.status for each in decided.actions if isinstance(each, WriteTrial) and ends(each)]
+    if any(study_lifecycle.may_end(view, status) for status in results):
         return decided  # results first: what follows from them is decided when they stand
     status = study_lifecycle.status_of(view, ending)
     if study_lifecycle.is_over(view.study.status) and not study_lifecycle.is_over(status):
@@ -53,7 +54,7 @@ def plan(view: View) -> Plan:
         decided.actions += refills(view)
         study_lifecycle.wakes(view, decided)
     decided.actions += cleanups(view, decided)
-    if status != view.study.status:
+    if status != view.study.status and not results:
         decided.actions.append(WriteStudy(status))
     return decided
 

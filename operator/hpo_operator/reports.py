@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INFEASIBLE_EXIT_CODE = 86  # a program ends with it to say that its configuration cannot be run
-MAX_STEP = 2**63 - 1
+MAX_STEP = 2**53  # what a status can hold
 
 # float() would take more: other scripts' digits, and underscores, which no program means.
 # Possessive (++), for a megabyte of digits must not take a minute to refuse.

@@ -14,7 +14,7 @@ from hpo_operator.actions import Plan, Refusal, View
 from hpo_operator.ledger import is_terminal
 from hpo_operator.outcomes import losses_of
 from hpo_operator.places import free, is_current, senseless
-from hpo_operator.resources import Condition, Study, StudyStatus, TrialCounts
+from hpo_operator.resources import Condition, Study, StudyStatus, TrialCounts, TrialStatus
 from hpo_operator.trial_lifecycle import is_given_up
 from hpo_operator.workloads import ABSENT, Phase
 
@@ -36,6 +36,15 @@ def ending(view: View) -> str:
     if _target_reached(view):
         return c.TARGET_REACHED
     return next((reason for reason in (c.DEADLINE_REACHED, c.GPU_BUDGET_SPENT) if _is_reached(view, reason)), "")
+
+
+def may_end(view: View, status: TrialStatus) -> bool:
+    """Whether the end of a Trial, as it is about to be written, may end the Study: nothing else is begun before it stands."""
+    spec, reason = view.study.spec, c.reason(status.conditions, c.SUCCEEDED)
+    if reason != c.COMPLETED or spec.objectives[0].target is not None or view.ledger.created == 0:
+        return True
+    last = len(view.ledger.active) == 1
+    return last or is_over(view.study.status)
 
 
 def wakes(view: View, decided: Plan) -> None:

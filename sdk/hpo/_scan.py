@@ -215,4 +215,4 @@ def _whole_number(text: str | None) -> int | None:
         number = float(text or "")
     except ValueError:
         return None
-    return int(number) if 0 <= number < HIGHEST_STEP else None
+    return int(number) if 0 <= number <= HIGHEST_STEP else None

@@ -16,8 +16,8 @@ from hpo._errors import InvalidMetricName, InvalidMetricValue, InvalidReport, In
 # A name and its three numbers must always fit the final message of 1,024 bytes.
 LONGEST_NAME = 200
 
-# What every reader of a step can hold: a signed integer of 64 bits.
-HIGHEST_STEP = 2**63 - 1
+# What every reader of a step can hold: JSON readers know floats only, in which larger whole numbers change.
+HIGHEST_STEP = 2**53
 
 
 def checked_metrics(metrics: object) -> dict[str, float]:

@@ -15,6 +15,7 @@ Object = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 PAGE = 500
+LOG_BYTES = 16 << 20  # of a log at most: the API server counts them from the first line that is asked for
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -106,9 +107,9 @@ class Client:
             if failure.status not in (404, 409):  # 409: another object has the name now
                 raise
 
-    async def log(self, namespace: str, pod: str, container: str, tail_bytes: int) -> str:
-        """The end of a container's log; empty when there is none."""
-        query = {"container": container, "limitBytes": str(tail_bytes)}
+    async def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """The last lines of a container's log; empty when there is none."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
         try:
             return await self._text("get", "GET", PODS, PODS.path(namespace, pod, "log"), None, query)
         except RequestFailed as failure:

@@ -21,7 +21,7 @@ log = logging.getLogger("hpo_operator")
 
 TICK_SECONDS = 1.0
 QUESTIONS = 8  # to the source at the same time
-LOG_BYTES = 4 << 20  # the end of a log that is searched for a pattern
+LOG_LINES = 10_000  # the end of a log that is searched for a pattern
 LOGS = 2  # searched at the same time
 LOG_TRIES = 5
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
@@ -137,13 +137,13 @@ class Gatherer:
         delay = LOG_RETRY_SECONDS
         for _ in range(LOG_TRIES - 1):
             try:
-                return await self._client.log(state.namespace, pod["metadata"]["name"], state.reporter(pod), LOG_BYTES)
+                return await self._client.log(state.namespace, pod["metadata"]["name"], state.reporter(pod), LOG_LINES)
             except RequestFailed as failure:
                 if not failure.transient:
                     raise
                 await asyncio.sleep(max(delay, failure.retry_after))
                 delay *= 2
-        return await self._client.log(state.namespace, pod["metadata"]["name"], state.reporter(pod), LOG_BYTES)
+        return await self._client.log(state.namespace, pod["metadata"]["name"], state.reporter(pod), LOG_LINES)
 
     def _runs(self, state: StudyState) -> dict[int, Run]:
         """What there is to measure: active Trials whose programs run, or have ended without all that is wanted."""

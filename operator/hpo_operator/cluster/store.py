@@ -268,26 +268,33 @@ class Store:
 
 
 def with_results(state: StudyState, number: int, workload: Workload) -> Workload:
-    """A workload with what is known of its results: its last words, else its log, else the last samples before its end."""
+    """A workload with what is known of its results: its last words, else its log, else the last samples before its end.
+
+    Samples count for an ended one only when none may still come, for those that there are may not be the last.
+    """
     assert state.study is not None
     spec, live = state.study.spec, state.live.get(number, NOT_MEASURED)
     if workload.awaiting:
         return replace(workload, curve=live.curve)  # its last words may still come, and go first
     wanted, report, source = metrics_wanted(spec), workload.report, workload.source
-    if report is None or (not all(name in report.metrics for name in wanted) and report.infeasible is None):
-        if number in state.logged:
-            report, source = state.logged[number], "Log"
-        elif live.report is not None:
-            report, source = live.report, "Prometheus"
-    complete = report is not None and (report.infeasible is not None or all(name in report.metrics for name in wanted))
-    if complete and workload.disrupted and workload.reason == c.RESULT_LOST:
-        workload = replace(workload, disrupted=False, reason="", message="")  # it is lost with the pod, but not to us
+    if not _is_complete(report, wanted) and number in state.logged:
+        report, source = state.logged[number], "Log"
     awaiting = False
-    if not complete and workload.phase is Phase.SUCCEEDED and not workload.disrupted:
+    if not _is_complete(report, wanted) and workload.phase is Phase.SUCCEEDED and not workload.disrupted:
         interval = timedelta(seconds=spec.metrics.interval_seconds)
         log_due = spec.metrics.logs is not None and number not in state.logs_read
         awaiting = log_due or state.source.has_more(workload.finished, interval)
+    if not awaiting and not _is_complete(report, wanted) and live.report is not None:
+        report, source = live.report, "Prometheus"
+    if workload.phase is Phase.SUCCEEDED and not awaiting and not _is_complete(report, wanted):
+        workload = replace(workload, message=state.source.excuse())
+    if _is_complete(report, wanted) and workload.disrupted and workload.reason == c.RESULT_LOST:
+        workload = replace(workload, disrupted=False, reason="", message="")  # it is lost with the pod, but not to us
     return replace(workload, report=report, source=source, curve=live.curve, awaiting=awaiting)
+
+
+def _is_complete(report: Report | None, wanted: list[str]) -> bool:
+    return report is not None and (report.infeasible is not None or all(name in report.metrics for name in wanted))
 
 
 async def list_everything(client: Client, store: Store, state: StudyState, kind: Kind, ledger: Ledger) -> None:

@@ -48,7 +48,7 @@ def test_the_most_important_objective_stays_whatever_its_name_is():
     names = ["ü" * 100, '"' * 200, "x" * 200, "y" * 200]
     summaries = {name: Summary(LONG, -LONG, math.inf) for name in names}
     for first in names:
-        kept = metrics_of(result_line(2**63 - 1, summaries, [first, *names]))
+        kept = metrics_of(result_line(2**53, summaries, [first, *names]))
         assert next(iter(kept)) == first
 
 

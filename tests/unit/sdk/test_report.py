@@ -109,7 +109,7 @@ def test_a_report_of_nothing_or_of_no_mapping_is_refused(metrics):
         hpo.report(step=3)
 
 
-@pytest.mark.parametrize("step", [-1, 2.5, "3", True, math.nan, math.inf, 2**63, [1], object()])
+@pytest.mark.parametrize("step", [-1, 2.5, "3", True, math.nan, math.inf, 2**53 + 1, [1], object()])
 def test_a_step_that_is_no_whole_number_is_refused(reporter, step):
     with pytest.raises(hpo.InvalidStep, match=r"step .*must be a whole number, 0 or more"):
         reporter.report({"loss": 0.5}, step)
@@ -117,9 +117,9 @@ def test_a_step_that_is_no_whole_number_is_refused(reporter, step):
 
 def test_whole_numbers_of_any_type_are_steps(reporter, trial):
     numpy = pytest.importorskip("numpy")
-    for step in (0, 1.0, numpy.int32(2), numpy.float64(3.0), numpy.array(4), 2**63 - 1):
+    for step in (0, 1.0, numpy.int32(2), numpy.float64(3.0), numpy.array(4), 2**53):
         reporter.report({"loss": 0.5}, step)
-    assert [report["step"] for report in trial.reports] == [0, 1, 2, 3, 4, 2**63 - 1]
+    assert [report["step"] for report in trial.reports] == [0, 1, 2, 3, 4, 2**53]
 
 
 def test_a_step_that_goes_back_is_refused_and_a_step_that_stays_is_not(reporter, trial):
