@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -37,6 +38,7 @@ WORKERS = 8  # Studies looked at at once; each is bounded in itself
 CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that is not asked for this long is ended
 ALGORITHM_RETRY_SECONDS = 5.0
 FIRST_REFUSAL_SECONDS, LAST_REFUSAL_SECONDS = 0.5, 60.0  # between creations that are refused
+PRIME_SECONDS = 10.0  # for first looks at the start; then the watches begin, whatever is still to be looked at
 PLANS_A_LOOK = 50  # then other Studies get their turn
 
 
@@ -199,6 +201,16 @@ class Controller:
             ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)
         await list_everything(self._client, self.store, state, state.kind.served, ledger)
         state.resync = False
+
+    async def prime(self, namespaces: Sequence[str] = ()) -> None:
+        """Look at all Studies before anything is watched: a watch first tells of all objects that there are, which takes longer."""
+        for namespace in namespaces or (None,):
+            async for study in self._client.list(STUDIES, namespace):
+                self.queue.add(self.store.study(None, study))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PRIME_SECONDS):
+                while not self.queue.idle:
+                    await asyncio.sleep(0.02)
 
     async def resync(self, namespaces: Sequence[str] = ()) -> None:
         """Compare with the API server what may have been missed: a watch that starts anew does not tell what was deleted."""

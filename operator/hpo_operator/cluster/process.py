@@ -13,7 +13,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from hpo_operator.cluster import informer, telemetry
-from hpo_operator.cluster.client import Client
+from hpo_operator.cluster.client import Client, RequestFailed
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
@@ -62,6 +62,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             parts = (controller.run(), gatherer.run(), recorder.run(), _resync(controller, settings))
             working = [group.create_task(each) for each in parts]
+            try:
+                await controller.prime(settings.namespaces)
+            except RequestFailed as failure:
+                log.warning("%s; the watches will tell", failure)
             await watching
             for task in working:
                 task.cancel()

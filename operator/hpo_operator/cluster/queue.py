@@ -28,6 +28,11 @@ class WorkQueue(Generic[K]):
         return len(self._waiting)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and nothing is worked on."""
+        return not self._waiting and not self._working
+
+    @property
     def oldest_age(self) -> float:
         """How long the key that waits longest has waited, in seconds."""
         return float(max((self._now() - since for since in self._waiting.values()), default=0.0))
