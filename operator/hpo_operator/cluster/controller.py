@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -223,6 +223,7 @@ class Controller:
             elif not state.is_history:
                 state.put_study(alive[uid])
                 state.resync = True
+                state.invalid = ""  # what has made its template refused may have been mended
                 self.queue.add(uid)
 
     # Between plans
@@ -272,36 +273,38 @@ class Controller:
             return
         state.consultant.ask(state.ledger, question.first, question.count)
         state.asked_at = time.monotonic()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(state.consultant.fileno(), self._answered, state)
-        loop.call_later(state.consultant.timeout + 1, self._answered, state)
+        asyncio.get_running_loop().add_reader(state.consultant.fileno(), self._answered, state)
+        self._set_timer(state, state.consultant.timeout + 1, self._answered)
 
     def _answered(self, state: StudyState) -> None:
-        if state.consultant is None or (answer := state.consultant.poll()) is None:
+        if state.consultant is None:
             return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(state.consultant.fileno())
+        answer = state.consultant.poll()
+        if answer is None:  # it may have been too late, and the same question is with the fallback now
+            self._set_timer(state, state.consultant.timeout + 1, self._answered)
+            return
+        asyncio.get_running_loop().remove_reader(state.consultant.fileno())
         state.consultation = answer
-        state.consulted = time.monotonic()
         assert state.study is not None
         algorithm = next(iter(state.study.spec.algorithm))
-        self._durations.proposal.labels(algorithm).observe(state.consulted - state.asked_at)
+        self._durations.proposal.labels(algorithm).observe(time.monotonic() - state.asked_at)
         self.queue.add(state.uid)
+        self._set_timer(state, CONSULTANT_IDLE_SECONDS, StudyState.close)
         if answer.error:
             log.warning("the algorithm failed: %s", answer.error, extra=_keys(state))
             self._recorder.record(state.raw, "Warning", c.ALGORITHM_ERROR, answer.error)
             if not answer.proposals and not answer.finished:
-                loop.call_later(ALGORITHM_RETRY_SECONDS, self._ask_again, state)
-        loop.call_later(CONSULTANT_IDLE_SECONDS, self._end_idle, state)
+                self._set_timer(state, ALGORITHM_RETRY_SECONDS, self._ask_again)
+
+    @staticmethod
+    def _set_timer(state: StudyState, seconds: float, then: Callable[[StudyState], None]) -> None:
+        if state.timer is not None:
+            state.timer.cancel()
+        state.timer = asyncio.get_running_loop().call_later(seconds, then, state)
 
     def _ask_again(self, state: StudyState) -> None:
         state.consultation = None
         self.queue.add(state.uid)
-
-    def _end_idle(self, state: StudyState) -> None:
-        idle = time.monotonic() - state.consulted >= CONSULTANT_IDLE_SECONDS
-        if idle and state.consultant is not None and not state.consultant.busy:
-            state.close()
 
     def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
         """A request failed: try again later, and where it was a creation that was refused, say so in the Study."""

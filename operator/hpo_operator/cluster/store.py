@@ -6,6 +6,7 @@ and never a newer one, so that a late event cannot undo what this process has ju
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,8 @@ class StudyState:
     `ledger` is None until the Study has been accepted and its Trials have been listed. `missed` collects the events that come in
     while they are listed, anew too; None at other times. `absent` are the workloads that were looked for and are not there,
     with what is remembered of them; `rejected` those that the API server refused to create, with its words. `seen` is what the
-    workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked for.
+    workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked for. `timer`
+    ends the wait for the worker process: for its answer, or else for another question.
     """
 
     namespace: str
@@ -76,7 +78,7 @@ class StudyState:
     refusal: Refusal | None = None
     refusals: int = 0
     written: float = 0.0
-    consulted: float = 0.0
+    timer: asyncio.TimerHandle | None = None
     asked_at: float = 0.0
     source: Source = UNCONFIGURED
     logged: dict[int, Report] = field(default_factory=dict)
@@ -194,7 +196,10 @@ class StudyState:
 
     def close(self) -> None:
         """End the Study's worker process."""
+        if self.timer is not None:
+            self.timer.cancel()
         if self.consultant is not None:
+            asyncio.get_running_loop().remove_reader(self.consultant.fileno())
             self.consultant.close()
             self.consultant = None
 
