@@ -1,7 +1,18 @@
 """Fixtures of the tests on a real control plane."""
 
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
 import pytest
 
+from tests.control_plane.building import VERSION, Result
+from tests.control_plane.chronicle import Chronicle
+from tests.control_plane.life import TRIALS, Life
+from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
+from tests.control_plane.proxy import Proxy
 from tests.testbed import ControlPlane
 from tests.testbed.namespaces import ROOT
 
@@ -15,3 +26,119 @@ def studies(control_plane: ControlPlane) -> ControlPlane:
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
     return control_plane
+
+
+@pytest.fixture
+def account(studies: ControlPlane) -> OperatorAccount:
+    """The ServiceAccount of the operator."""
+    return OperatorAccount(studies)
+
+
+@pytest.fixture
+def proxy(studies: ControlPlane) -> Iterator[Proxy]:
+    """A proxy before the API server."""
+    with Proxy(studies.server, studies.certificate) as running:
+        yield running
+
+
+class Operators(Protocol):
+    """Gives an operator that is ready to be started: for one namespace, with a proxy between it and the API server or without."""
+
+    def __call__(
+        self,
+        namespace: str,
+        *arguments: str,
+        through: Proxy | None = None,
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
+    ) -> OperatorProcess: ...
+
+
+@pytest.fixture
+def operators(account: OperatorAccount, tmp_path: Path) -> Iterator[Operators]:
+    """Makes operators; all are killed at the end, and what they said is shown with a test that fails."""
+    numbers, made = itertools.count(), list[OperatorProcess]()
+
+    def make(
+        namespace: str,
+        *arguments: str,
+        through: Proxy | None = None,
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
+    ) -> OperatorProcess:
+        kubeconfig = account.kubeconfig(through.url if through else "")
+        only = ("--namespace", namespace)
+        log = tmp_path / f"operator-{next(numbers)}.log"
+        made.append(OperatorProcess(kubeconfig, *only, *arguments, log=log, environment=environment, fresh=fresh))
+        return made[-1]
+
+    yield make
+    for operator in made:
+        operator.kill()
+        print(f"{operator.log.name} ({' '.join(operator.arguments)}):\n{operator.said()[-20_000:]}")
+
+
+@pytest.fixture
+def chronicle(studies: ControlPlane, namespace: str) -> Iterator[Chronicle]:
+    """All that happens in the test's namespace."""
+    with Chronicle(studies, namespace) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(namespace: str, studies: ControlPlane) -> Iterator[str]:
+    """A namespace of the test's own, whose Studies and Jobs are deleted with it."""
+    yield namespace
+    _clear(studies, namespace)
+
+
+@pytest.fixture
+def namespaces(studies: ControlPlane) -> Iterator[Callable[[], str]]:
+    """Makes more namespaces, which are deleted at the end."""
+    made = list[str]()
+
+    def make() -> str:
+        made.append(studies.create_namespace(f"more-{next(_numbers)}"))
+        return made[-1]
+
+    yield make
+    for name in made:
+        _clear(studies, name)
+        studies.api.delete("v1", "Namespace", name, namespace="")
+
+
+Lives = Callable[[], Life]
+
+
+@pytest.fixture
+def lives(studies: ControlPlane, operators: Operators, namespaces: Callable[[], str]) -> Iterator[Lives]:
+    """Makes Studies in namespaces of their own."""
+    with ExitStack() as stack:
+        yield lambda: Life(studies, namespaces(), operators, stack)
+
+
+_undisturbed: list[Result] = []
+
+
+@pytest.fixture
+def undisturbed(lives: Lives) -> Result:
+    """The result of a life without disturbance. It is the same each time, so that one is enough for all tests."""
+    if not _undisturbed:
+        life = lives()
+        life.begin()
+        result = life.finish()
+        assert life.flaws(result) == []
+        assert [trial[0] for trial in result.trials] == [*range(TRIALS)]
+        assert {trial[4] for trial in result.trials} == {"Completed"}
+        life.operator.kill()
+        _undisturbed.append(result)
+    return _undisturbed[0]
+
+
+_numbers = itertools.count()
+
+
+def _clear(plane: ControlPlane, namespace: str) -> None:
+    """A namespace ends with its pods before its Jobs, and simulated pods that run are held by their Jobs."""
+    plane.api.delete_all(VERSION, "Study", namespace)
+    plane.api.delete_all("batch/v1", "Job", namespace)

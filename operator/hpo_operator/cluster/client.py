@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohttp
 from kubernetes.aio.client import ApiClient
 
 Object = dict[str, Any]
@@ -104,7 +105,11 @@ class Client:
         try:
             await self._request("delete", "DELETE", kind, kind.path(namespace, name), body)
         except RequestFailed as failure:
-            if failure.status not in (404, 409):  # 409: another object has the name now
+            if failure.status == 409:  # another object has the name now, or so it should be
+                found = await self.get(kind, namespace, name)
+                if found is None or found["metadata"]["uid"] != uid:
+                    return
+            if failure.status != 404:
                 raise
 
     async def log(self, namespace: str, pod: str, container: str, lines: int) -> str:
@@ -147,7 +152,7 @@ class Client:
         try:
             answer = await self._api.rest_client.request(method, url, headers, body, None, REQUEST_SECONDS)
             data = await answer.read()
-        except (TimeoutError, OSError) as error:  # aiohttp's errors are OSErrors, or else bugs
+        except (TimeoutError, OSError, aiohttp.ClientError) as error:
             self.requests[verb, kind.kind, 0] += 1
             raise RequestFailed(verb, 0, "Unreachable", f"{method} {path}: {error!r}") from error
         self.requests[verb, kind.kind, answer.status] += 1

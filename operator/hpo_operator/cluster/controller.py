@@ -19,7 +19,7 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.client import PODS, STUDIES, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
-from hpo_operator.cluster.executor import Executor, NameConflict
+from hpo_operator.cluster.executor import REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, workload_manifest
@@ -104,7 +104,9 @@ class Controller:
             self._consult(state, decided.actions)
             if later is not None:
                 self.queue.add_after(state.uid, later)
-            if not changed:
+            if changed:
+                self.queue.forgive(state.uid)
+            else:
                 if decided.again_at is not None:
                     self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
                 return
@@ -145,16 +147,27 @@ class Controller:
     async def _accept(self, state: StudyState, study: Study) -> bool:
         """Try the first workload on the API server, then fix the seed; both before anything is created."""
         seed = study.spec.seed if study.spec.seed is not None else secrets.randbelow(2**31)
-        if (message := await self._dry_run(state, study, seed)) is not None:
-            await self._reject(state, c.TEMPLATE_REJECTED, message)
-            return False
+        try:
+            await self._dry_run(state, study, seed)
+        except RequestFailed as failure:
+            if failure.status in REFUSED_FOR_GOOD:
+                message = f"The API server refuses the first workload: {failure.message}"
+                await self._reject(state, c.TEMPLATE_REJECTED, message)
+                return False
+            if not failure.transient:  # a quota, say, or a kind that is not installed: it may be mended
+                now, generation = datetime.now(UTC), study.metadata.generation
+                found = study.status.conditions
+                found = c.put(found, c.PROGRESSING, "False", c.CREATION_REFUSED, failure.message, now, generation)
+                if found != study.status.conditions:
+                    await self._write(state, study.status.model_copy(update={"conditions": found}))
+            raise
         found = c.put(study.status.conditions, c.ACCEPTED, "True", c.VALID, "", datetime.now(UTC), study.metadata.generation)
         selector = f"{STUDY_UID_LABEL}={study.metadata.uid}"
         await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
         self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
         return True
 
-    async def _dry_run(self, state: StudyState, study: Study, seed: int) -> str | None:
+    async def _dry_run(self, state: StudyState, study: Study, seed: int) -> None:
         problem = problem_of(study.spec, seed)
         params = problem.space.sample(np.random.default_rng(0))
         state.ledger, known = Ledger(study.spec, problem.space), state.ledger
@@ -167,10 +180,8 @@ class Controller:
         try:
             await self._client.create(state.kind.served, state.namespace, manifest, dry_run=True)
         except RequestFailed as failure:
-            if failure.transient:
+            if failure.status != 409:  # somebody has an object of this name, which is found out last
                 raise
-            return f"The API server refuses the first workload: {failure.message}"
-        return None
 
     async def _reject(self, state: StudyState, reason: str, message: str) -> None:
         state.invalid = message
@@ -189,7 +200,7 @@ class Controller:
         stored = await self._client.patch_status(
             STUDIES, state.namespace, state.name, str(version_of(state.raw)), status.manifest()
         )
-        state.raw = stored
+        state.raw, state.written = stored, time.monotonic()
         if state.study is not None:
             state.study = with_status(state.study, stored)
 
@@ -308,7 +319,8 @@ class Controller:
 
     def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
         """A request failed: try again later, and where it was a creation that was refused, say so in the Study."""
-        if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create"):
+        accepted = state.study is not None and state.study.status.seed is not None
+        if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create" or not accepted):
             delay = self.queue.failed(state.uid, failure.retry_after)
         else:
             delay = min(FIRST_REFUSAL_SECONDS * 2.0**state.refusals, LAST_REFUSAL_SECONDS)

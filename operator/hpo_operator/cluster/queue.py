@@ -82,6 +82,10 @@ class WorkQueue(Generic[K]):
         self._held.add(key)
         return delay
 
+    def forgive(self, key: K) -> None:
+        """A key has made progress, so that its next failure is the first again."""
+        self._failures.pop(key, None)
+
     def forget(self, key: K) -> None:
         """A key is of no interest any more."""
         self._failures.pop(key, None)
