@@ -193,6 +193,11 @@ class Ledger:
             del self.uncleaned[number]
             bisect.insort(self.kept, (trial.status.completion_time, number))
 
+    def reopen(self, number: int) -> None:
+        """An ended Trial has a workload again, which is to be stopped."""
+        self._drop_kept(number, self.trials[number])
+        self.uncleaned[number] = self.trials[number]
+
     def cleaned(self, number: int) -> None:
         """A Trial's workload is gone for good."""
         self.uncleaned.pop(number, None)

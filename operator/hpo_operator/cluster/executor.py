@@ -135,6 +135,7 @@ class Executor:
         if known is not None:
             metadata = known["metadata"]
             await self._client.delete(state.kind.served, state.namespace, metadata["name"], metadata["uid"])
+            state.deleted[number] = metadata["uid"]
         if state.is_at_rest(number):
             state.ledger.cleaned(number)  # its pods ended long ago
             state.forget(number)

@@ -50,9 +50,10 @@ class StudyState:
 
     `ledger` is None until the Study has been accepted and its Trials have been listed. `missed` collects the events that come in
     while they are listed, anew too; None at other times. `absent` are the workloads that were looked for and are not there,
-    with what is remembered of them; `rejected` those that the API server refused to create, with its words. `seen` is what the
-    workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked for. `timer`
-    ends the wait for the worker process: for its answer, or else for another question.
+    with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
+    the API server refused to create, with its words. `seen` is what the workloads come to, made again when one or a pod of it
+    has changed; `pods_listed` are those whose pods were asked for. `timer` ends the wait for the worker process: for its
+    answer, or else for another question.
     """
 
     namespace: str
@@ -68,6 +69,7 @@ class StudyState:
     missed: list[tuple[str, str | None, Object]] | None = None
     workloads: dict[int, Object] = field(default_factory=dict)
     absent: dict[int, WorkloadRef | None] = field(default_factory=dict)
+    deleted: dict[int, str] = field(default_factory=dict)
     rejected: dict[int, str] = field(default_factory=dict)
     pods: dict[int, dict[str, Object]] = field(default_factory=dict)
     pods_listed: set[int] = field(default_factory=set)
@@ -168,6 +170,16 @@ class StudyState:
         self.forget(number)
         self.workloads[number] = kept
 
+    def is_stray(self, number: int, workload: Object) -> bool:
+        """Whether a workload of a Trial that has ended is none that is known: a dead operator's request may be carried out late."""
+        assert self.ledger is not None
+        metadata, known = workload["metadata"], self.workloads.get(number)
+        mine = {self.deleted.get(number), known["metadata"]["uid"] if known is not None else None}
+        if metadata.get("deletionTimestamp") or metadata["uid"] in mine:
+            return False
+        self.ledger.reopen(number)
+        return True
+
     def is_at_rest(self, number: int) -> bool:
         """Whether a Trial has ended, and so has its workload."""
         ledger = self.ledger
@@ -240,7 +252,7 @@ class Store:
         if state is None or number is None or not _is_of_trial(raw) or state.is_being_listed("workload", event, raw):
             return None
         known = state.workloads.get(number)
-        if event != "DELETED" and state.is_at_rest(number):
+        if event != "DELETED" and state.is_at_rest(number) and not state.is_stray(number, raw):
             return None
         if event == "DELETED":
             if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
