@@ -70,6 +70,11 @@ def _kubernetes(name: str) -> Program:
 
 _PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd,enable_file_sd"  # halve the build; trial pods need no other
 
+_PROMETHEUS = tuple(
+    Program(name, "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", tags=_PROMETHEUS_TAGS)
+    for name in ("prometheus", "promtool")
+)
+
 SETS: dict[str, tuple[Program, ...]] = {
     "control-plane": (
         Program("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
@@ -86,13 +91,13 @@ SETS: dict[str, tuple[Program, ...]] = {
             Program(name, "containerd", f"github.com/containerd/containerd/v2/cmd/{name}")
             for name in ("containerd", "containerd-shim-runc-v2", "ctr")
         ),
-        Program("prometheus", "prometheus", "github.com/prometheus/prometheus/cmd/prometheus", tags=_PROMETHEUS_TAGS),
-        Program("promtool", "prometheus", "github.com/prometheus/prometheus/cmd/promtool", tags=_PROMETHEUS_TAGS),
+        *_PROMETHEUS,
         Program("pause", "pause", "hpo.dev/testbed/pause"),
-        Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
         Program("coredns", "coredns", "github.com/coredns/coredns"),
     ),
+    "metrics": _PROMETHEUS,
     "extras": (
+        Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
         Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
         Program("jobset", "jobset", "sigs.k8s.io/jobset"),
         Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),

@@ -63,5 +63,5 @@ def test_what_is_no_mapping_is_refused(file: Path, text: str, rule: str) -> None
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="missing.yaml: cannot be read"):
+    with pytest.raises(InvalidInput, match=r"missing\.yaml: cannot be read"):
         read_settings(tmp_path / "missing.yaml", {})
