@@ -20,7 +20,7 @@ quickstart: $(VENV)/.base  ## Set up, and run a Study of 40 real trainings to it
 	$(BIN)/hpo run examples/digits-svm/study.yaml --fresh --results hpo-runs/digits-svm
 
 .PHONY: test
-test: lint unit control-plane  ## Set up, and run all checks and tests
+test: lint unit control-plane node  ## Set up, and run all checks and tests
 
 .PHONY: lint
 lint: $(VENV)/.test  ## Style, layers and types
@@ -36,16 +36,30 @@ unit: $(VENV)/.test  ## Unit tests: no cluster
 	@echo "== Unit tests"
 	$(BIN)/python -m pytest tests/unit
 
-# Outside CI a machine that cannot run a control plane skips these tests and says so; in CI that is a failure.
+# Outside CI a machine that cannot run a control plane or a node skips these tests and says so; in CI that is a failure.
+define unless_missing
+missing=""; command -v go >/dev/null || missing="Go is missing: install Go 1.26 or newer"; \
+[ -n "$$missing" ] || unshare --net --mount --pid --fork true 2>/dev/null || missing="namespaces cannot be made: run as root"; \
+[ -n "$$missing" ] || [ "$(1)" != node ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || missing="a node needs root and Debian's packages"; \
+if [ -n "$$missing" ] && [ -n "$${CI:-}" ]; then echo "$$missing"; exit 1; fi; \
+if [ -n "$$missing" ]; then echo "SKIPPED $(2): $$missing"; exit 0; fi
+endef
+
 .PHONY: control-plane
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
-	@echo "== Tests on a real control plane (its programs are built at first: some ten minutes)"
-	@missing=""; command -v go >/dev/null || missing="Go is missing: install Go 1.26 or newer"; \
-	[ -n "$$missing" ] || unshare --net --mount --pid --fork true 2>/dev/null || missing="namespaces cannot be made: run as root"; \
-	if [ -n "$$missing" ] && [ -n "$${CI:-}" ]; then echo "$$missing"; exit 1; fi; \
-	if [ -n "$$missing" ]; then echo "SKIPPED tests/control_plane and tests/testbed: $$missing"; exit 0; fi; \
-	$(BIN)/python -m tests.testbed build && \
+	@echo "== Tests on a real control plane (its programs are built at first: some fifteen minutes)"
+	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
+	$(BIN)/python -m tests.testbed build control-plane metrics && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
+
+.PHONY: node
+node: $(VENV)/.test  ## Tests on a real node with real pods: needs root and Debian's packages too
+	@echo "== Tests on a real node (its programs and images are built at first: some ten minutes)"
+	@$(call unless_missing,node,tests/cluster); \
+	$(BIN)/python -m tests.testbed build control-plane cluster python learning && \
+	$(BIN)/python -m tests.cluster.images && \
+	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest \
+		tests/testbed/test_namespaces.py tests/testbed/test_cluster.py tests/cluster -m cluster
 
 .PHONY: cluster
 cluster: $(VENV)/.test  ## A shell with kubectl beside a real control plane with simulated GPU nodes and the operator

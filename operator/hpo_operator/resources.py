@@ -458,7 +458,7 @@ class TrialStatus(Observed):
         (), max_length=16, description="Running: its pods run, or why not. Succeeded: how it ended, and why."
     )
     workload: WorkloadRef | None = Field(None, description="The object that runs it.")
-    attempts: Count = Field(0, description="How often it was started.")
+    attempts: Count = Field(0, description="How many workloads it has had.")
     start_time: datetime | None = Field(None, description="When its pods first ran.")
     completion_time: datetime | None = Field(None, description="When they ended.")
     observation: Observation | None = Field(None, description="What was measured.")

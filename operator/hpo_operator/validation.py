@@ -238,6 +238,7 @@ def _rule(error: Any, model: type[BaseModel], place: list[int | str]) -> tuple[s
         return f"must be one of {', '.join(choices)}", nearest(error["input"], choices) if isinstance(error["input"], str) else ""
     bounds = {
         "greater_than_equal": "must be at least {ge}",
+        "greater_than": "must be greater than {gt}",
         "less_than_equal": "must be at most {le}",
         "too_short": "must have at least {min_length} entries",
         "too_long": "must have at most {max_length} entries",

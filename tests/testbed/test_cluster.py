@@ -44,8 +44,9 @@ http.server.HTTPServer(("", 9000), Metrics).serve_forever()
 
 @pytest.fixture(scope="module")
 def cluster(bed: Bed) -> Cluster:
-    archive = images.base_archive(images.PYTHON)
-    return bed(Cluster, lambda: Cluster(images=[archive]))
+    running = bed(Cluster, Cluster)
+    running.load_images([images.base_archive(images.PYTHON)])
+    return running
 
 
 DOCKERFILE = """

@@ -24,7 +24,7 @@ from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, workload_manifest
 from hpo_operator.cluster.results import Gatherer
-from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of, with_status
+from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
 from hpo_operator.planner import Action, Ask, CreateTrial, Refusal, StartWorkload, plan, rejected, trial_of
@@ -96,6 +96,8 @@ class Controller:
         for _ in range(PLANS_A_LOOK):
             self._settle(state)
             await self._seek(state)
+            if state.edited:
+                break  # what is decided now rests on what the Study asks now
             now = datetime.now(UTC)
             decided = plan(state.view(now))
             changed, later = await self._executor.execute(state, decided.actions)
@@ -116,11 +118,11 @@ class Controller:
 
     async def _prepare(self, state: StudyState) -> bool:
         """Read and accept the Study and list what belongs to it; whether there is something to plan."""
-        if state.study is None and not state.invalid:
+        if state.edited or (state.study is None and not state.invalid):
+            state.edited = False
             try:
                 read_study({k: v for k, v in state.raw.items() if k != "status"})
             except InvalidInput as error:
-                state.invalid = str(error)
                 await self._reject(state, _reason(error), str(error))
                 return False
             study = read_study_object(state.raw)
@@ -184,7 +186,7 @@ class Controller:
                 raise
 
     async def _reject(self, state: StudyState, reason: str, message: str) -> None:
-        state.invalid = message
+        state.edited = True  # to be read again, until this stands
         study = Study.model_construct(  # without the spec, which is what cannot be read
             metadata=Metadata.model_validate(state.raw["metadata"]),
             spec=None,  # type: ignore[arg-type]
@@ -194,15 +196,15 @@ class Controller:
         if status != study.status:
             await self._write(state, status)
             self._recorder.record(state.raw, "Warning", reason, message)
-        state.study = None
+        if state.raw["metadata"].get("generation") == study.metadata.generation:
+            state.invalid, state.study, state.edited = message, None, False
 
     async def _write(self, state: StudyState, status: StudyStatus) -> None:
         stored = await self._client.patch_status(
             STUDIES, state.namespace, state.name, str(version_of(state.raw)), status.manifest()
         )
-        state.raw, state.written = stored, time.monotonic()
-        if state.study is not None:
-            state.study = with_status(state.study, stored)
+        state.written = time.monotonic()
+        state.put_study(stored)
 
     async def _list(self, state: StudyState, study: Study) -> None:
         """What belongs to the Study, from the API server itself: what is not in it is absent."""

@@ -76,8 +76,8 @@ class Recorder:
             name = f"{metadata['name']}.{secrets.token_hex(8)}"
             await self._client.create(EVENTS, metadata["namespace"], _event(about, name, type_, reason, message))
             self._known[metadata["uid"], reason] = _Known(metadata["namespace"], name, message, time.monotonic())
-            return
-        known.count, known.message, known.told = known.count + 1, message, False
+        else:
+            known.count, known.message, known.told = known.count + 1, message, False
         await self._tell_repeats()
 
     async def _tell_repeats(self) -> None:

@@ -14,7 +14,7 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.client import STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
-from hpo_operator.cluster.store import StudyState, version_of, with_status
+from hpo_operator.cluster.store import StudyState, version_of
 from hpo_operator.planner import (
     Action,
     Ask,
@@ -176,6 +176,9 @@ class Executor:
     async def _write_study(self, state: StudyState, status: StudyStatus) -> float | None:
         """Write the Study's status, at most once a second; gives the seconds to wait when it is too early."""
         assert state.study is not None
+        if state.edited:
+            return 0.0  # this status is about what the Study asked before
+        before = state.study.status  # the watch may tell of the next one before its write is answered
         wait = state.written + STUDY_WRITE_SECONDS - time.monotonic()
         if wait > 0 and status.completion_time is None:
             return wait
@@ -191,9 +194,8 @@ class Executor:
                 state.put_study(found)
             return 0.0
         state.written = time.monotonic()
-        before, state.raw = state.study.status, stored
-        state.study = with_status(state.study, stored)
-        self._tell_study(state, before, state.study.status)
+        state.put_study(stored)
+        self._tell_study(state, before, status)
         return None
 
     # Events, all about the Study: an undisturbed Trial costs none

@@ -249,7 +249,7 @@ def _unfinished(kind: WorkloadKind, workload: Object, base: Workload, counting: 
         # A single pod that has succeeded decides before the Job controller, which looks once a second, has written so.
         return replace(base, phase=Phase.SUCCEEDED)
     if base.ended and any(pod.exit_code == INFEASIBLE_EXIT_CODE for pod in counting):
-        ended = base.ended and not _active(workload)
+        ended = _ends_when_infeasible(workload) or not _active(workload)
         return replace(base, phase=Phase.FAILED, ended=ended, reason=c.INFEASIBLE, exit_code=INFEASIBLE_EXIT_CODE)
     if any(pod.running for pod in counting):
         return replace(base, phase=Phase.RUNNING, ended=False)
@@ -257,7 +257,11 @@ def _unfinished(kind: WorkloadKind, workload: Object, base: Workload, counting: 
         return replace(base, reason=c.QUOTA_PENDING, message=f"The {kind.kind} is suspended: its queue has not admitted it yet.")
     reasons = [pod.waits_for() for pod in counting if not pod.ended]
     telling = sorted(reasons, key=lambda each: (each[0] == c.CREATING, not each[1]))
-    reason, message = telling[0] if telling else (c.CREATING, "")
+    if telling:
+        reason, message = telling[0]
+    else:  # a quota or pod security may refuse its pods, which stands in Events alone
+        name = workload["metadata"]["name"]
+        reason, message = c.CREATING, f"No pod yet: kubectl describe {kind.kind.lower()} {name} may say why."
     return replace(base, reason=reason, message=message)
 
 
@@ -304,6 +308,17 @@ def _active(workload: Object) -> bool:
     return workload["kind"] == "Job" and any(
         isinstance(status.get(field), int) and status[field] > 0 for field in ("active", "terminating")
     )
+
+
+def _ends_when_infeasible(workload: Object) -> bool:
+    """Whether a Job makes no other pod once one has ended with the infeasible exit code, as ours do; it says so a second later."""
+    spec = workload.get("spec") or {}
+    rules = (spec.get("podFailurePolicy") or {}).get("rules") or ()
+    fails = any(
+        rule.get("action") == "FailJob" and INFEASIBLE_EXIT_CODE in ((rule.get("onExitCodes") or {}).get("values") or ())
+        for rule in rules
+    )
+    return workload["kind"] == "Job" and (fails or spec.get("backoffLimit") == 0)
 
 
 def _is_single(job: Object) -> bool:

@@ -63,6 +63,7 @@ class StudyState:
     study: Study | None = None
     kind: WorkloadKind = JOB
     invalid: str = ""
+    edited: bool = True
     ledger: Ledger | None = None
     versions: dict[int, int] = field(default_factory=dict)
     resync: bool = False
@@ -201,8 +202,8 @@ class StudyState:
         changed = raw["metadata"].get("generation") != self.raw["metadata"].get("generation")
         self.raw = raw
         if changed:
-            self.invalid, self.study = "", None  # to be read again
-        elif self.study is not None:
+            self.invalid, self.edited = "", True  # to be read again; who works on what was read goes on with that
+        elif self.study is not None and not self.edited:
             self.study = with_status(self.study, raw)
         return True
 
