@@ -8,9 +8,12 @@
         hpo.report(step=epoch, val_loss=loss)
 
 Outside any Study the same calls return the defaults and print the reports, so that a program needs no second path.
+`hpo.checkpoint` saves and loads checkpoints; it is imported at its first use.
 """
 
 from __future__ import annotations
+
+import typing as _typing
 
 from hpo._environment import Trial, budget, start_step, trial
 from hpo._errors import (
@@ -27,6 +30,18 @@ from hpo._parameters import Parameters, parameters
 from hpo._report import report
 from hpo._version import VERSION as __version__
 
+if _typing.TYPE_CHECKING:
+    from hpo import checkpoint
+else:
+
+    def __getattr__(name: str) -> object:
+        if name == "checkpoint":
+            from importlib import import_module
+
+            return import_module("hpo.checkpoint")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "INFEASIBLE_EXIT_CODE",
     "HPOError",
@@ -41,6 +56,7 @@ __all__ = [
     "UnknownParameter",
     "__version__",
     "budget",
+    "checkpoint",
     "infeasible",
     "parameters",
     "report",

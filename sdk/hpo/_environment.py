@@ -16,6 +16,9 @@ from hpo._errors import InvalidEnvironment
 # Where the kubelet mounts the file whose tail it copies into the pod's status.
 KUBELET_TERMINATION_FILE = "/dev/termination-log"
 
+# The step of the checkpoint that this process has loaded, by the Trial's name.
+_gone_on_from: dict[str | None, int] = {}
+
 _REMEDY = "Whoever runs the Trial sets it; outside a Study leave it unset"
 
 
@@ -26,6 +29,15 @@ class Trial(NamedTuple):
     name: str
     number: int
     study_uid: str
+
+
+class Donor(NamedTuple):
+    """Another Trial's checkpoint to start from: its folder, to be read only, and the digest that its content must have."""
+
+    trial: str
+    folder: str
+    step: int
+    digest: str
 
 
 class Environment:
@@ -83,6 +95,32 @@ class Environment:
         return self._whole_number("HPO_START_STEP", least=0) or 0
 
     @property
+    def checkpoint_dir(self) -> str | None:
+        """HPO_CHECKPOINT_DIR: the Trial's own folder of checkpoints, to read and to write."""
+        return self._text("HPO_CHECKPOINT_DIR")
+
+    @property
+    def checkpoint_keep(self) -> int:
+        """HPO_CHECKPOINT_KEEP: how many checkpoints are kept, the newest ones; two, as the newest may turn out damaged."""
+        return self._whole_number("HPO_CHECKPOINT_KEEP", least=1) or 2
+
+    @property
+    def donor(self) -> Donor | None:
+        """HPO_RESTORE_DIR, HPO_RESTORE_TRIAL, HPO_RESTORE_STEP and HPO_RESTORE_DIGEST."""
+        folder = self._text("HPO_RESTORE_DIR")
+        step = self._whole_number("HPO_RESTORE_STEP", least=0)
+        digest = self._text("HPO_RESTORE_DIGEST")
+        if folder is None and step is None and digest is None:
+            return None
+        needed = {"HPO_RESTORE_DIR": folder, "HPO_RESTORE_STEP": step, "HPO_RESTORE_DIGEST": digest}
+        needed["HPO_CHECKPOINT_DIR"] = self.checkpoint_dir
+        for name, value in needed.items():
+            if value is None:
+                raise InvalidEnvironment(name, None, "must be set where another Trial's checkpoint is to be restored", _REMEDY)
+        assert folder is not None and step is not None and digest is not None
+        return Donor(self._text("HPO_RESTORE_TRIAL") or "", folder, step, digest)
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """HPO_OBJECTIVES: the metrics that the Study needs, most important first."""
         names = (name.strip() for name in (self._text("HPO_OBJECTIVES") or "").split(","))
@@ -126,8 +164,17 @@ def budget() -> int | None:
 
 
 def start_step() -> int:
-    """The step that this Trial starts from: 0, or the step of the checkpoint that it goes on from."""
-    return Environment().start_step
+    """The step that this Trial starts from: 0, or the step of the checkpoint that it goes on from.
+
+    After a checkpoint was loaded by `hpo.checkpoint` this is that checkpoint's step: of the Trial's own one after a restart.
+    """
+    environment = Environment()
+    return _gone_on_from.get(environment.trial_name, environment.start_step)
+
+
+def go_on_from(step: int) -> None:
+    """Makes this process's start step that of the checkpoint that it has loaded."""
+    _gone_on_from[Environment().trial_name] = step
 
 
 def trial() -> Trial | None:

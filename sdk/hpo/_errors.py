@@ -4,13 +4,16 @@ HPOError                    carries field, value, rule and remedy
 ├── InvalidEnvironment      a variable HPO_* says what the contract does not allow (ValueError)
 ├── InvalidPattern          a regular expression of `hpo exec` cannot be used (ValueError)
 ├── UnknownParameter        this Trial has no such parameter (KeyError and AttributeError)
+├── InvalidCheckpoint       what was written cannot be a checkpoint, or what was found is not what was asked for (ValueError)
+├── CheckpointNotSaved      the checkpoints' folder failed: full, read-only, gone (OSError)
 └── InvalidReport           a report was refused, as a whole (ValueError)
     ├── InvalidMetricName
     ├── InvalidMetricValue
     └── InvalidStep
 
-`Infeasible` stands outside: it is no mistake but an end of the program, and a SystemExit. Faults of the machine (a full
-disk, a port in use) raise nothing at all: they are told once on stderr, and training goes on.
+`Infeasible` and `DonorUnavailable` stand outside: they are no mistakes but ends of the program, and a SystemExit each. Faults
+of the machine (a full disk, a port in use) raise nothing at all: they are told once on stderr, and training goes on. The one
+exception is a checkpoint: whoever saves one must know whether it is there.
 """
 
 from __future__ import annotations
@@ -40,6 +43,19 @@ class InvalidPattern(HPOError, ValueError):
 
 class UnknownParameter(HPOError, KeyError, AttributeError):
     """This Trial has no such parameter: its name is another, or the Study's conditions left it out."""
+
+
+class InvalidCheckpoint(HPOError, ValueError):
+    """What was written cannot be a checkpoint, or what was found is not what was asked for."""
+
+
+class CheckpointNotSaved(HPOError, OSError):
+    """The folder of checkpoints failed; nothing of this checkpoint was left there, and the ones before it stand."""
+
+    def __init__(self, field: str, value: object, rule: str, remedy: str, number: int | None = None) -> None:
+        super().__init__(field, value, rule, remedy)
+        self.errno = number
+        self.args = field, value, rule, remedy, number
 
 
 class InvalidReport(HPOError, ValueError):

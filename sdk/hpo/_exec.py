@@ -13,13 +13,16 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from hpo._environment import Environment
 from hpo._errors import HPOError
 from hpo._notices import note, note_once
-from hpo._report import reporter
+from hpo._report import Reporter, reporter
 from hpo._scan import Lines, Pattern, StepPattern, Steps, StepWords, Watch
+
+if TYPE_CHECKING:
+    from hpo._checkpoints_watch import CheckpointWatch
 
 USAGE = """\
 usage: hpo exec [--pattern REGEX]... [--step-pattern REGEX] [--verbose] -- PROGRAM [ARGUMENT]...
@@ -76,11 +79,25 @@ def main(arguments: Sequence[str]) -> int:
     except (UsageError, HPOError) as error:
         note(f"exec: {error}")
         return BAD_INPUT
-    code = run(request.command, Watch(request.patterns, request.steps, reports.report))
+    checkpoints = _checkpoints(reports)
+    report = checkpoints.report if checkpoints else reports.report
+    code = run(request.command, Watch(request.patterns, request.steps, report))
+    if checkpoints:
+        checkpoints.look()
     missing = [name for name in Environment().objectives if name not in reports.summaries]
     if code == 0 and missing:
         note(f"exec: no number was found in the program's output for {', '.join(missing)}; `hpo exec --help` tells of --pattern")
     return code
+
+
+def _checkpoints(reports: Reporter) -> CheckpointWatch | None:
+    environment = Environment()
+    if environment.checkpoint_dir is None:
+        return None
+    from hpo._checkpoints_store import Store
+    from hpo._checkpoints_watch import CheckpointWatch
+
+    return CheckpointWatch(reports, Store(environment.checkpoint_dir, environment.checkpoint_keep))
 
 
 def parse(arguments: Sequence[str]) -> Request:

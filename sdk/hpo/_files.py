@@ -19,9 +19,6 @@ from hpo._message import LONGEST_LINE, MARK
 # enough arrives whole in pods of up to six containers.
 CROWDED = 2048
 
-# What others wrote is kept in front of the message while both fit.
-_ROOM_FOR_OTHERS = CROWDED - LONGEST_LINE
-
 # A termination file is no log; what stands further from its end than this no kubelet delivers.
 _FAR_BACK = 16 * 1024
 
@@ -63,7 +60,8 @@ def _rewrite(path: str, line: bytes) -> bool:
             pass  # no locks on this file system; one process alone needs none
         size = os.fstat(descriptor).st_size
         start = max(0, size - _FAR_BACK)
-        others, last_ours = _sorted_out(os.pread(descriptor, _FAR_BACK, start), begins_within=start > 0)
+        room = CROWDED - max(LONGEST_LINE, len(line))  # what others wrote is kept in front of the message while both fit
+        others, last_ours = _sorted_out(os.pread(descriptor, _FAR_BACK, start), room, begins_within=start > 0)
         content = others + line
         if last_ours is not None and len(content) > start + last_ours:
             return False
@@ -74,7 +72,7 @@ def _rewrite(path: str, line: bytes) -> bool:
         os.close(descriptor)
 
 
-def _sorted_out(content: bytes, begins_within: bool) -> tuple[bytes, int | None]:
+def _sorted_out(content: bytes, room: int, begins_within: bool) -> tuple[bytes, int | None]:
     """The last whole lines that others wrote, as many as there is room for; and where our last complete line begins."""
     others: list[bytes] = []
     last_ours, position = None, 0
@@ -89,7 +87,6 @@ def _sorted_out(content: bytes, begins_within: bool) -> tuple[bytes, int | None]
         position += len(line) + 1
     if not unfinished.startswith(MARK) and not MARK.startswith(unfinished.strip()):
         others.append(unfinished + b"\n")
-    room = _ROOM_FOR_OTHERS
     kept: list[bytes] = []
     while others and len(others[-1]) <= room:
         kept.append(others.pop())

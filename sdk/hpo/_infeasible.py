@@ -30,14 +30,19 @@ def infeasible(reason: object = "") -> NoReturn:
     main one, where an exception would end that thread alone, at once.
     """
     reporter().infeasible(str(reason))
+    end(Infeasible(str(reason)))
+
+
+def end(way_out: SystemExit) -> NoReturn:
+    """Raises the way out; from a thread other than the main one, where that would end the thread alone, does it at once."""
     if threading.current_thread() is not threading.main_thread():
-        _end_now()
-    raise Infeasible(str(reason))
+        _end_now(way_out)
+    raise way_out
 
 
-def _end_now() -> NoReturn:
+def _end_now(way_out: SystemExit) -> NoReturn:
     reporter().close()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # the exit code matters more than the last words
             stream.flush()
-    os._exit(INFEASIBLE_EXIT_CODE)
+    os._exit(int(str(way_out.code)))

@@ -17,7 +17,15 @@ from collections.abc import Callable, Mapping
 from hpo._environment import Environment
 from hpo._errors import InvalidStep
 from hpo._files import append_line, settle, write_last_line
-from hpo._message import Summary, infeasible_line, result_line
+from hpo._message import (
+    Restored,
+    Saved,
+    Summary,
+    checkpoints_line,
+    donor_unavailable_line,
+    infeasible_line,
+    result_line,
+)
 from hpo._notices import note, note_once
 from hpo._values import as_text, checked_metrics, checked_step
 
@@ -43,6 +51,8 @@ class Reporter:
         self._step: int | None = None
         self._steps_are_given = False
         self._latest: tuple[int, Mapping[str, float]] = (self._start_step, {})
+        self._saved: Saved | None = None
+        self._restored: Restored | None = None
         self._line: bytes | None = None
         self._ended = False
         self._process = os.getpid()
@@ -57,21 +67,40 @@ class Reporter:
             for name, value in values.items():
                 seen = self.summaries.get(name)
                 self.summaries[name] = seen.then(value) if seen else Summary.of(value)
-            seen_so_far = dict(self.summaries)  # a signal handler may add a metric while these are gone through
-            self._latest = (self._step, {name: summary.last for name, summary in seen_so_far.items()})
-            self._line = result_line(self._step, seen_so_far, self._objectives)
-            self._process = os.getpid()
+            self._compose(self._step)
             self._send(self._step, values)
+
+    @property
+    def line(self) -> bytes | None:
+        """The final message as it stands; None before anything was told."""
+        return self._line
+
+    def saved(self, checkpoint: Saved, restored: Restored | None = None) -> None:
+        """Makes a complete checkpoint stand in the final message, and where the Trial's first one came from."""
+        with _lock:
+            if self._ended:
+                return
+            self._saved, self._restored = checkpoint, restored or self._restored
+            self._compose(self._step)
+            self._write_final_message()
+
+    def start_from(self, step: int) -> None:
+        """Counts reports without a step on from the checkpoint that was loaded, if nothing was reported yet."""
+        with _lock:
+            self._start_step = step
+            if self._step is None:
+                self._latest = step, {}
 
     def infeasible(self, reason: str) -> None:
         """Makes the final message say that these parameters cannot be run; reports after it change nothing."""
-        with _lock:
-            self._ended = True
-            self._line = infeasible_line(reason)
-            self._process = os.getpid()
-            self._write_final_message()
-            if self.trial_name is None:
-                note(f"infeasible: {reason}")
+        self._end(infeasible_line(reason))
+        if self.trial_name is None:
+            note(f"infeasible: {reason}")
+
+    def donor_unavailable(self, reason: str) -> None:
+        """Makes the final message say that the Trial cannot start from its donor; reports after it change nothing."""
+        self._end(donor_unavailable_line(reason))
+        note(f"donor unavailable: {reason}")
 
     def close(self) -> None:
         """Leaves the final message as short as it can be. Reports may still follow."""
@@ -80,6 +109,23 @@ class Reporter:
             if self._termination_file and self._line and self._process == os.getpid():
                 path, line = self._termination_file, self._line
                 _attempt(f"the final message could not be written to {path}", lambda: settle(path, line))
+
+    def _end(self, line: bytes) -> None:
+        with _lock:
+            self._ended = True
+            self._line = line
+            self._process = os.getpid()
+            self._write_final_message()
+
+    def _compose(self, step: int | None) -> None:
+        """Puts the final message together of all that is known."""
+        seen_so_far = dict(self.summaries)  # a signal handler may add a metric while these are gone through
+        if step is None:
+            self._line = checkpoints_line(self._saved, self._restored)
+        else:
+            self._latest = step, {name: summary.last for name, summary in seen_so_far.items()}
+            self._line = result_line(step, seen_so_far, self._objectives, self._saved, self._restored)
+        self._process = os.getpid()
 
     def _next_step(self, given: object) -> int:
         if given is None:

@@ -61,6 +61,7 @@ def test_importing_does_nothing_but_little_work(no_study):
 
 
 def test_what_the_package_shows_is_what_it_exports_and_documents():
+    assert hpo.checkpoint.__name__ == "hpo.checkpoint"  # imported at its first use
     public = {name for name in vars(hpo) if not name.startswith("_") and name != "annotations"}
     assert public == set(hpo.__all__) - {"__version__"}
     assert all(getattr(hpo, name).__doc__ for name in public)

@@ -1,0 +1,85 @@
+"""`python -m hpo.checkpoint restore`: prepares a Trial's folder before its program starts, for programs that know only that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from hpo._environment import Environment
+from hpo._errors import HPOError
+from hpo._notices import note
+
+USAGE = """\
+usage: python -m hpo.checkpoint restore [--own DIR] [--donor DIR --step N --digest DIGEST [--trial NAME]]
+
+Makes sure that the Trial's own folder holds the checkpoint that it starts from, as step-N: its own newest complete one if
+there is one, or else a copy of the donor's, compared with the digest. May be run any number of times.
+
+  --own DIR        the Trial's own folder           HPO_CHECKPOINT_DIR if left out
+  --donor DIR      the donor's checkpoint           HPO_RESTORE_DIR
+  --step N         the step that it stands for      HPO_RESTORE_STEP
+  --digest DIGEST  what its content must make       HPO_RESTORE_DIGEST
+  --trial NAME     whose it is                      HPO_RESTORE_TRIAL
+
+Prints the final message, one line of JSON; it is the last line of HPO_TERMINATION_FILE, too. The exit code is 0; 87 if the
+donor's checkpoint is missing or damaged, 1 if the own folder is full or fails, 2 if the command line is wrong.
+"""
+
+_OPTIONS = {
+    "--own": "HPO_CHECKPOINT_DIR",
+    "--donor": "HPO_RESTORE_DIR",
+    "--step": "HPO_RESTORE_STEP",
+    "--digest": "HPO_RESTORE_DIGEST",
+    "--trial": "HPO_RESTORE_TRIAL",
+}
+
+_BAD_INPUT, _FAULT = 2, 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit code; `DonorUnavailable` is a SystemExit with its own."""
+    if list(arguments) in (["-h"], ["--help"], ["restore", "-h"], ["restore", "--help"]):
+        print(USAGE, end="")
+        return 0
+    problem = _into_environment(arguments)
+    if problem is None and Environment().checkpoint_dir is None:
+        problem = "--own is missing, and HPO_CHECKPOINT_DIR is not set"
+    if problem is not None:
+        note(f"checkpoint: {problem}; `python -m hpo.checkpoint --help` shows all")
+        return _BAD_INPUT
+    from hpo._report import reporter
+    from hpo.checkpoint import load
+
+    try:
+        load()
+    except OSError as error:
+        note(f"checkpoint: {error}")
+        return _FAULT
+    except HPOError as error:
+        note(f"checkpoint: {error}")
+        return _BAD_INPUT
+    finally:
+        line = reporter().line
+        if line is not None:
+            sys.stdout.write(line.decode())
+            sys.stdout.flush()
+    return 0
+
+
+def _into_environment(arguments: Sequence[str]) -> str | None:
+    """Reads the command line into the variables that it stands for; returns what is wrong with it."""
+    rest = list(arguments)
+    if rest[:1] != ["restore"]:
+        return "the command is missing: restore" if not rest else f"there is no command {rest[0]!r}"
+    del rest[0]
+    while rest:
+        option, joined, value = rest.pop(0).partition("=")
+        if option not in _OPTIONS:
+            return f"there is no option {option}"
+        if not joined:
+            if not rest:
+                return f"{option} needs a value"
+            value = rest.pop(0)
+        os.environ[_OPTIONS[option]] = value
+    return None

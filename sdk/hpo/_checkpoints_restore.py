@@ -1,0 +1,95 @@
+"""How a Trial comes by the checkpoint that it starts from: its own newest, else a copy of its donor's, else none.
+
+A donor's checkpoint is a finished one of another Trial, mounted read-only, that never changes. It is copied aside, flushed,
+compared with the digest that was recorded when the donor saved it, and only then gets its name. What is missing or differs
+is `DonorUnavailable`: starting from nothing in silence would hand the algorithm a result that means something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import NamedTuple
+
+from hpo._checkpoints_manifest import (
+    CopiedFrom,
+    Damaged,
+    Entry,
+    Manifest,
+    check_content,
+    check_names,
+    chunks,
+    read_manifest,
+)
+from hpo._checkpoints_store import Store, write_all
+from hpo._environment import Donor
+from hpo._notices import note
+
+
+class Unavailable(Exception):
+    """The donor's checkpoint cannot be had; `str()` says whose it is and why."""
+
+
+class Start(NamedTuple):
+    """What a Trial starts from."""
+
+    manifest: Manifest
+    copied_now: bool
+
+
+def start_from(store: Store, donor: Donor | None, start_step: int) -> Start | None:
+    """The checkpoint to start from, in the Trial's own folder and checked to the last bit; None where it starts from nothing.
+
+    Its own checkpoints go before the donor's, unless they are older. May be called as often as one likes, by several
+    processes at once. Raises `Unavailable`, and `CheckpointNotSaved` where the own folder fails.
+    """
+    with store.turn():
+        own = store.newest_intact(at_least=donor.step if donor else 0)
+        if own is not None and donor is not None and own.copied_from is not None and own.digest != donor.digest:
+            note(f"{store.path(own.step)} is not a copy of what {donor.trial or 'the donor'} recorded, and is copied anew")
+            store.remove(own.step)
+            own = None
+        if own is not None:
+            return Start(own, False)
+        if donor is not None:
+            return Start(copy(store, donor), True)
+    if start_step > 0:
+        raise Unavailable(f"the Trial starts from step {start_step}, but has no checkpoint of its own and is given none")
+    return None
+
+
+def copy(store: Store, donor: Donor) -> Manifest:
+    """Copies a donor's checkpoint into the Trial's own folder; raises `Unavailable` and `CheckpointNotSaved`."""
+    begun = time.monotonic()
+    try:
+        manifest = read_manifest(donor.folder)
+        if manifest.step != donor.step:
+            raise Damaged(f"it is the checkpoint of step {manifest.step} instead of {donor.step}")
+        if manifest.digest != donor.digest:
+            raise Damaged(f"it has the digest {manifest.digest}, and {donor.digest[:80]} was recorded")
+        check_names(donor.folder, manifest)
+        return store.copy(
+            manifest,
+            lambda entry, path: _copy_file(donor.folder, entry, path),
+            lambda: CopiedFrom(donor.trial, donor.step, manifest.size, round(time.monotonic() - begun, 3)),
+        )
+    except Damaged as damage:
+        whose = donor.trial or "the donor"
+        raise Unavailable(f"the checkpoint of {whose} after step {donor.step}, {donor.folder}: {damage}") from None
+
+
+def _copy_file(folder: str, entry: Entry, path: str) -> None:
+    """Copies one file and compares it on the way; raises `Damaged` for the donor's faults, `OSError` for the target's."""
+    size, sha256 = 0, hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for chunk in chunks(os.path.join(folder, entry.path)):
+            size += len(chunk)
+            if size > entry.size:
+                break  # no need to fill the disk with what is not wanted
+            sha256.update(chunk)
+            write_all(descriptor, chunk)
+    finally:
+        os.close(descriptor)
+    check_content(entry, (size, sha256.hexdigest()))
