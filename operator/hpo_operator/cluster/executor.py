@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpo_operator import conditions as c
@@ -27,7 +27,7 @@ from hpo_operator.planner import (
 )
 from hpo_operator.resources import StudyStatus, Trial, TrialStatus
 
-CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
+CREATIONS = 4  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 STUDY_WRITE_SECONDS = 1.0
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
@@ -43,9 +43,10 @@ class NameConflict(Exception):
 class Executor:
     """Writes to the API server for all Studies, and keeps the store at what it has written."""
 
-    def __init__(self, client: Client, recorder: Recorder) -> None:
+    def __init__(self, client: Client, recorder: Recorder, wake: Callable[[str], None]) -> None:
         self._client = client
         self._recorder = recorder
+        self._wake = wake
 
     async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
@@ -58,6 +59,10 @@ class Executor:
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
+    async def drain(self, state: StudyState) -> None:
+        """Wait for the workloads that are being created."""
+        await asyncio.gather(*state.starting.values())
+
     async def _execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         changed, later, created = False, None, 0
         limit = asyncio.Semaphore(CONCURRENCY)
@@ -69,8 +74,11 @@ class Executor:
                     case CreateTrial(trial):
                         await self._create_trial(state, trial)
                         changed, created = True, created + 1
+                    case StartWorkload(number) | LookForWorkload(number) if number in state.starting:
+                        pass  # its answer is on its way
                     case StartWorkload(number):
-                        group.create_task(self._limited(limit, self._start(state, number)))
+                        # Nothing waits for it: the next Trials are created, and results written, meanwhile.
+                        state.starting[number] = asyncio.create_task(self._start_aside(state, number))
                         changed = True
                     case WriteTrial(number, status):
                         group.create_task(self._limited(limit, self._write_trial(state, number, status)))
@@ -104,11 +112,25 @@ class Executor:
             if not _owned_by(found, state.uid):
                 raise NameConflict(f"Trial {trial.metadata.name} belongs to another Study.") from None
             stored = found
+        state.refusal, state.refusals = None, 0
         state.put_trial(stored)
+
+    async def _start_aside(self, state: StudyState, number: int) -> None:
+        """Create a workload; a failure is raised when the Study is looked at next."""
+        try:
+            async with state.start_limit:
+                await self._start(state, number)
+        except Exception as failure:
+            state.failure = failure
+        finally:
+            del state.starting[number]
+            self._wake(state.uid)
 
     async def _start(self, state: StudyState, number: int) -> None:
         assert state.study is not None and state.ledger is not None
-        trial = state.ledger.trials[number]
+        trial = state.ledger.trials.get(number)
+        if trial is None:
+            return  # deleted by hand meanwhile
         kind = state.kind.served
         manifest = workload_manifest(state.study, trial, state.ledger.space)
         try:
@@ -125,6 +147,7 @@ class Executor:
             if not _owned_by(found, trial.metadata.uid):
                 raise NameConflict(f"{kind.kind} {trial.metadata.name} belongs to somebody else.") from None
             stored = found
+        state.refusal, state.refusals = None, 0
         known = state.workloads.get(number)
         if known is None or version_of(known) < version_of(stored):
             state.have(number, stored)
