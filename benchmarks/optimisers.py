@@ -39,12 +39,13 @@ def ours(name: str) -> Callable[[Spec, int], Conversation]:
 
 def fingerprint(name: str) -> str:
     """Changes whenever our code for a sampler may have changed, so that stale results are never read."""
-    digest = hashlib.blake2b(digest_size=6)
+    from hpo_algorithms import ALGORITHMS as REGISTRY
+
+    digest, module = hashlib.blake2b(digest_size=6), REGISTRY[name.partition("[")[0]].partition(":")[0].rpartition(".")[2]
     for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
         gp = path.stem.startswith("gp") or path.parent.name == "gp"
-        if path.stem in ("novelty", "random", name.partition("[")[0]) or (
-            name.startswith("auto") or (name.startswith("gp") and gp)
-        ):
+        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso") else ("novelty", "random")
+        if path.stem in (*shared, module) or (name.startswith("auto") or (name.startswith("gp") and gp)):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -92,4 +93,5 @@ PEERS: dict[str, Callable[[Spec, int], Conversation]] = {
     "optuna_tpe_uni": _optuna(lambda samplers, seed: samplers.TPESampler(seed=seed, multivariate=False)),
     "optuna_gp": _optuna(lambda samplers, seed: samplers.GPSampler(seed=seed)),
     "optuna_cmaes": _optuna(lambda samplers, seed: samplers.CmaEsSampler(seed=seed)),
+    "optuna_nsgaii": _optuna(lambda samplers, seed: samplers.NSGAIISampler(seed=seed)),
 }

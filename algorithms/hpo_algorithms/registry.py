@@ -23,19 +23,30 @@ ALGORITHMS: dict[str, str] = {
     "grid": "hpo_algorithms.samplers.grid:Grid",
     "tpe": "hpo_algorithms.samplers.tpe:TPE",
     "gp": "hpo_algorithms.samplers.gp:GaussianProcess",
+    "kde": "hpo_algorithms.samplers.kde:KDE",
+    "bohb": "hpo_algorithms.samplers.kde:BOHB",
+    "cmaes": "hpo_algorithms.samplers.cmaes:CMAES",
+    "pso": "hpo_algorithms.samplers.pso:PSO",
+    "ga": "hpo_algorithms.samplers.ga:GA",
 }
 
 SCHEDULES: dict[str, str] = {
     "flat": "hpo_algorithms.schedules.flat:Flat",
     "median": "hpo_algorithms.schedules.median:Median",
+    "percentile": "hpo_algorithms.schedules.rules:Percentile",
+    "threshold": "hpo_algorithms.schedules.rules:Threshold",
+    "noImprovement": "hpo_algorithms.schedules.rules:NoImprovement",
+    "halving": "hpo_algorithms.schedules.halving:Halving",
     "asha": "hpo_algorithms.schedules.asha:ASHA",
     "hyperband": "hpo_algorithms.schedules.hyperband:Hyperband",
 }
 
 DEFAULT_ALGORITHM = "auto"
-DEFAULT_SCHEDULE: dict[str, str] = {}  # algorithm -> the schedule that it takes when none is named; flat for all others
+# Algorithm -> the schedule that it takes when none is named; flat for all others.
+DEFAULT_SCHEDULE: dict[str, str] = {"bohb": "hyperband"}
 
-STOPPING = frozenset({"median"})  # the schedules that end Trials early: they must be asked when curves have grown
+# The schedules that end Trials early: they must be asked when curves have grown.
+STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})
 
 
 def load(reference: str) -> type[Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as counting
 from itertools import islice
@@ -26,12 +26,18 @@ class Hyperband:
     3. While a rung is waited for, free places go to the next bracket, so that no worker idles.
 
     With budgets 1 to 81 and eta 3 the brackets start 81, 34, 15, 8 and 5 configurations. Published implementations round in
-    three ways; this is the paper's. What has been decided is read from the slots: a Trial on rung i + 1 says that rung i was
-    complete, and counts against the places there, however the ranking would come out now. Failed Trials never rise, and a bracket
-    none of whose Trials can rise is over. `asha` keeps more workers busy on the same bracket.
+    three ways; this is the paper's, and with `rounding: hpbandster` that of HpBandSter: 81, 27, 9, 6 and 5. What has been decided
+    is read from the slots: a Trial on rung i + 1 says that rung i was complete, and counts against the places there, however the
+    ranking would come out now. Failed Trials never rise, and a bracket none of whose Trials can rise is over. `asha` keeps more
+    workers busy on the same bracket.
     """
 
     eta: int = setting(3, "One in eta rises; also the ratio of neighbouring budgets.", minimum=2, maximum=16)
+    rounding: str = setting(
+        "li2018",
+        "How many configurations a bracket starts: as the paper says, or as HpBandSter, which rounds down and spends less.",
+        choices=("li2018", "hpbandster"),
+    )
     iterations: int | None = setting(
         None,
         "Passes over all brackets, after which the Study is finished; without it only a limit ends the Study.",
@@ -43,23 +49,13 @@ class Hyperband:
         return [*budget_needed(problem, "hyperband"), *one_objective(problem, "hyperband")]
 
     def places(self, problem: Problem, history: History, count: int, exhausted: bool) -> Sequence[Place]:
-        found: list[Place] = []
-        for bracket in self._brackets(problem, history):
-            if len(found) >= count or (exhausted and not bracket.started):
-                break
-            found += bracket.places(exhausted, count - len(found))
-        return found
+        return open_places(self._brackets(problem, history), count, exhausted)
 
     def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
         return ()
 
     def donors(self, problem: Problem, history: History) -> frozenset[int]:
-        found: set[int] = set()
-        for bracket in self._brackets(problem, history):
-            if not bracket.started:
-                break
-            found |= bracket.donors()
-        return frozenset(found)
+        return still_needed(self._brackets(problem, history))
 
     def finished(self, problem: Problem, history: History) -> str:
         if self.iterations is None:
@@ -72,24 +68,58 @@ class Hyperband:
         budgets = rungs(problem.min_budget, problem.max_budget, self.eta)
         s_max = len(budgets) - 1
         nothing: list[list[Trial]] = [[] for _ in budgets]
-        trials: dict[int, list[list[Trial]]] = {}
-        for trial in history:
-            bracket, rung = trial.slot.bracket, trial.slot.rung
-            if bracket is not None and rung is not None and rung < len(budgets):
-                trials.setdefault(bracket, [[] for _ in budgets])[rung].append(trial)
+        trials = bracket_trials(history, len(budgets))
         for number in counting() if self.iterations is None else range(self.iterations * (s_max + 1)):
             s = s_max - number % (s_max + 1)
-            yield Bracket(number, self.eta, width(s_max, s, self.eta), budgets[-1 - s :], trials.get(number, nothing))
+            wide = width(s_max, s, self.eta, self.rounding)
+            yield Bracket(number, self.eta, wide, budgets[-1 - s :], trials.get(number, nothing))
 
 
-def width(s_max: int, s: int, eta: int) -> int:
+def width(s_max: int, s: int, eta: int, rounding: str = "li2018") -> int:
     """How many configurations bracket s starts: ceil((s_max + 1) * eta^s / (s + 1)), in integers.
+
+    HpBandSter has floor((s_max + 1) / (s + 1)) * eta^s.
 
     >>> [width(4, s, 3) for s in (4, 3, 2, 1, 0)]
     [81, 34, 15, 8, 5]
+    >>> [width(4, s, 3, "hpbandster") for s in (4, 3, 2, 1, 0)]
+    [81, 27, 9, 6, 5]
     """
+    if rounding == "hpbandster":
+        rounded: int = (s_max + 1) // (s + 1) * eta**s
+        return rounded
     shared: int = (s_max + 1) * eta**s
     return -(-shared // (s + 1))
+
+
+def bracket_trials(history: History, count: int) -> dict[int, list[list[Trial]]]:
+    """The Trials of each bracket by rung; those without a place, or with one on a rung that there is not, are in none."""
+    found: dict[int, list[list[Trial]]] = {}
+    for trial in history:
+        bracket, rung = trial.slot.bracket, trial.slot.rung
+        if bracket is not None and rung is not None and rung < count:
+            found.setdefault(bracket, [[] for _ in range(count)])[rung].append(trial)
+    return found
+
+
+def open_places(brackets: Iterable[Bracket], count: int, exhausted: bool) -> list[Place]:
+    """Up to `count` places that are open now, those of the earlier brackets first."""
+    found: list[Place] = []
+    for bracket in brackets:
+        if len(found) >= count or (exhausted and not bracket.started):
+            break
+        found += bracket.places(exhausted, count - len(found))
+    return found
+
+
+def still_needed(brackets: Iterable[Bracket]) -> frozenset[int]:
+    """The Trials whose checkpoints a promotion may still start from."""
+    found: set[int] = set()
+    for bracket in brackets:
+        if not bracket.started:
+            break
+        found |= bracket.donors()
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

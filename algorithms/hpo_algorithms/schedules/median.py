@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hpo_algorithms.errors import Fault
@@ -44,22 +43,7 @@ class Median:
         return [Place(problem.max_budget)] * count
 
     def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
-        ended = [trial for trial in history if trial.state in (State.DONE, State.STOPPED) and trial.curve]
-        medians: dict[int, float | None] = {}
-        found = []
-        for trial in history:
-            if not trial.active or not trial.curve:
-                continue
-            step = trial.curve[-1][0]
-            if step < self.min_steps or (trial.budget is not None and step >= trial.budget):
-                continue
-            if step not in medians:
-                medians[step] = self._median(ended, step)
-            median = medians[step]
-            best = min(_worst_if_nan(loss) for _, loss in trial.curve)
-            if median is not None and best > median:
-                found.append(Stop(trial.number, RULE, step))
-        return found
+        return behind(history, 0.5, self.startup_trials, self.min_steps, RULE)
 
     def donors(self, problem: Problem, history: History) -> frozenset[int]:
         return frozenset()
@@ -67,10 +51,43 @@ class Median:
     def finished(self, problem: Problem, history: History) -> str:
         return ""
 
-    def _median(self, ended: Sequence[Trial], step: int) -> float | None:
-        """The median of the running means at a step; None while too few Trials came as far."""
-        means = [mean for trial in ended if (mean := _mean_up_to(trial, step)) is not None]
-        return statistics.median(means) if len(means) >= self.startup_trials else None
+
+def behind(history: History, share: float, startup_trials: int, min_steps: int, rule: str) -> list[Stop]:
+    """The active Trials whose best so far is worse than this quantile of the running means of those that ended."""
+    ended = [trial for trial in history if trial.state in (State.DONE, State.STOPPED) and trial.curve]
+    bounds: dict[int, float | None] = {}
+    found = []
+    for trial in judged(history, min_steps):
+        step = trial.curve[-1][0]
+        if step not in bounds:
+            means = sorted(mean for other in ended if (mean := _mean_up_to(other, step)) is not None)
+            bounds[step] = _quantile(means, share) if len(means) >= startup_trials else None
+        bound = bounds[step]
+        if bound is not None and best_of(trial) > bound:
+            found.append(Stop(trial.number, rule, step))
+    return found
+
+
+def judged(history: History, min_steps: int) -> Iterator[Trial]:
+    """The active Trials with a curve that has come far enough, and not to their end."""
+    for trial in history:
+        if trial.active and trial.curve:
+            step = trial.curve[-1][0]
+            if step >= min_steps and (trial.budget is None or step < trial.budget):
+                yield trial
+
+
+def best_of(trial: Trial) -> float:
+    """The lowest loss so far; one that is not a number is worse than all others."""
+    return min(_worst_if_nan(loss) for _, loss in trial.curve)
+
+
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    """Linear between neighbours, and sound where they are infinite."""
+    place = share * (len(ascending) - 1)
+    low, high = ascending[math.floor(place)], ascending[math.ceil(place)]
+    part = place - math.floor(place)
+    return low if part == 0 or low == high else low * (1 - part) + high * part
 
 
 def _mean_up_to(trial: Trial, step: int) -> float | None:

@@ -217,7 +217,7 @@ class World:
         assert proposal.budget is None or type(proposal.budget) is int
         assert isinstance(proposal.slot, Slot)
         assert all(value is None or (type(value) is int and value >= 0) for value in dataclasses.astuple(proposal.slot))
-        if self.name.schedule in ("asha", "hyperband"):
+        if self.name.schedule in ("halving", "asha", "hyperband"):
             assert proposal.budget in rungs(MIN_BUDGET, MAX_BUDGET, 3)
             places = [(t.slot.bracket, t.slot.rung, t.slot.member) for t in self.history if t.slot.rung is not None]
             assert (proposal.slot.bracket, proposal.slot.rung, proposal.slot.member) not in places
