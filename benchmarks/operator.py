@@ -39,8 +39,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 from hpo_operator.cluster.client import JOBS, Client
+from hpo_operator.cluster.rendering import STUDY_UID_LABEL, job_manifest
+from hpo_operator.ledger import pairs_of
+from hpo_operator.resources import Metadata, StudyRef, Trial, TrialSpec
+from hpo_operator.validation import problem_of, read_study
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -101,10 +106,23 @@ class Watcher:
                 times.append(time.time())
 
 
-def job(name: str, namespace: str) -> Object:
-    """The bare workload: what the operator makes of the Study's template, without its own labels and environment."""
-    spec = {"backoffLimit": 0, "template": {"spec": {**POD, "restartPolicy": "Never"}}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+def bare_jobs(namespace: str, count: int) -> list[Object]:
+    """The same Jobs as the Study's, environment included, for a program must be told its parameters; but without an owner, and
+    without the label by which the operator would watch them.
+    """
+    asked = read_study(study("bare", namespace, count, 1))
+    space = problem_of(asked.spec, 0).space
+    found = []
+    for number in range(count):
+        pairs = pairs_of(space.format(space.sample(np.random.default_rng(number))))
+        spec = TrialSpec(study_ref=StudyRef(name="bare", uid="bare"), number=number, parameters=pairs)
+        trial = Trial(metadata=Metadata(name=f"bare-{number}", namespace=namespace), spec=spec)
+        made = job_manifest(asked, trial, space)
+        del made["metadata"]["ownerReferences"]
+        for labelled in (made["metadata"], made["spec"]["template"]["metadata"]):
+            del labelled["labels"][STUDY_UID_LABEL]
+        found.append(made)
+    return found
 
 
 def study(name: str, namespace: str, trials: int, parallelism: int) -> Object:
@@ -140,7 +158,7 @@ def answered(bed: ControlPlane) -> int:
     return int(sum(map(float, found)))
 
 
-async def loop(bed: ControlPlane, namespace: str, count: int, parallelism: int) -> None:
+async def loop(bed: ControlPlane, namespace: str, jobs: list[Object], parallelism: int) -> None:
     """The peer: keeps so many Jobs in flight through a watch, and does nothing else."""
     configuration = Configuration()
     await config.load_kube_config(config_file=str(bed.kubeconfig()), client_configuration=configuration)
@@ -149,10 +167,10 @@ async def loop(bed: ControlPlane, namespace: str, count: int, parallelism: int) 
     headers = {"Authorization": f"Bearer {bed.api.token}"}
     url = f"{bed.server}{JOBS.path(namespace)}?watch=1&timeoutSeconds=3000"
     async with ApiClient(configuration) as api, aiohttp.ClientSession(connector=tls, headers=headers, timeout=FOREVER) as session:
-        client, made, done = Client(api), 0, 0
+        client, count, made, done = Client(api), len(jobs), 0, 0
         async with asyncio.TaskGroup() as group, session.get(url) as stream:
             for _ in range(min(parallelism, count)):
-                group.create_task(client.create(JOBS, namespace, job(f"bare-{made}", namespace)))
+                group.create_task(client.create(JOBS, namespace, jobs[made]))
                 made += 1
             rest, finished = b"", set[str]()
             async for chunk in stream.content.iter_any():
@@ -166,7 +184,7 @@ async def loop(bed: ControlPlane, namespace: str, count: int, parallelism: int) 
                     finished.add(name)
                     done += 1
                     if made < count:
-                        group.create_task(client.create(JOBS, namespace, job(f"bare-{made}", namespace)))
+                        group.create_task(client.create(JOBS, namespace, jobs[made]))
                         made += 1
                 if done == count:
                     return
@@ -217,8 +235,9 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
     bare, ours = Side(), Side()
     namespace = bed.create_namespace(f"bare-{mark}")
     Watcher(bed, namespace, bare).start()
+    jobs = bare_jobs(namespace, count)
     with measured(bed, bare):
-        asyncio.run(loop(bed, namespace, count, parallelism))
+        asyncio.run(loop(bed, namespace, jobs, parallelism))
     clear(bed, namespace)
     namespace = bed.create_namespace(f"study-{mark}")
     Watcher(bed, namespace, ours).start()

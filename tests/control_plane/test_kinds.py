@@ -71,7 +71,13 @@ def rendered(study: Study) -> Object:
 
 
 def post(plane: ControlPlane, manifest: Object, **query: str) -> Object:
-    """Creates an object, refusing what the API server would otherwise drop without a word."""
+    """Creates an object, refusing what the API server would otherwise drop without a word.
+
+    One that is to stay has no owner: its Trial is not there, and garbage collection would take it away.
+    """
+    if "dryRun" not in query:
+        kept = {field: value for field, value in manifest["metadata"].items() if field != "ownerReferences"}
+        manifest = {**manifest, "metadata": kept}
     path = plane.api.path(manifest["apiVersion"], manifest["kind"], namespace=manifest["metadata"]["namespace"])
     return plane.api.request("POST", path, body=manifest, query={"fieldValidation": "Strict", **query})
 

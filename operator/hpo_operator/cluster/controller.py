@@ -27,7 +27,7 @@ from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
-from hpo_operator.planner import Action, Ask, Refusal, plan, rejected, trial_of
+from hpo_operator.planner import Action, Ask, CreateTrial, Refusal, StartWorkload, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
 from hpo_operator.validation import problem_of, read_study
 from hpo_operator.workloads import Phase
@@ -55,7 +55,7 @@ class Controller:
         self._recorder = recorder
         self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client, recorder, self.queue.add)
+        self._executor = Executor(client, recorder)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -94,9 +94,6 @@ class Controller:
         if not await self._prepare(state):
             return
         for _ in range(PLANS_A_LOOK):
-            if state.failure is not None:
-                failure, state.failure = state.failure, None
-                raise failure
             self._settle(state)
             await self._seek(state)
             if state.edited:
@@ -104,6 +101,8 @@ class Controller:
             now = datetime.now(UTC)
             decided = plan(state.view(now))
             changed, later = await self._executor.execute(state, decided.actions)
+            if any(isinstance(each, CreateTrial | StartWorkload) for each in decided.actions):
+                state.refusal, state.refusals = None, 0
             self._consult(state, decided.actions)
             if later is not None:
                 self.queue.add_after(state.uid, later)
@@ -210,7 +209,6 @@ class Controller:
     async def _list(self, state: StudyState, study: Study) -> None:
         """What belongs to the Study, from the API server itself: what is not in it is absent."""
         assert study.status.seed is not None
-        await self._executor.drain(state)  # one that is created now may or may not be in the lists
         ledger = state.ledger
         if ledger is None:
             ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hpo_operator import conditions as c
@@ -27,7 +27,7 @@ from hpo_operator.planner import (
 )
 from hpo_operator.resources import StudyStatus, Trial, TrialStatus
 
-CREATIONS = 4  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
+CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 STUDY_WRITE_SECONDS = 1.0
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
@@ -43,10 +43,9 @@ class NameConflict(Exception):
 class Executor:
     """Writes to the API server for all Studies, and keeps the store at what it has written."""
 
-    def __init__(self, client: Client, recorder: Recorder, wake: Callable[[str], None]) -> None:
+    def __init__(self, client: Client, recorder: Recorder) -> None:
         self._client = client
         self._recorder = recorder
-        self._wake = wake
 
     async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
@@ -59,10 +58,6 @@ class Executor:
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
-    async def drain(self, state: StudyState) -> None:
-        """Wait for the workloads that are being created."""
-        await asyncio.gather(*state.starting.values())
-
     async def _execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         changed, later, created = False, None, 0
         limit = asyncio.Semaphore(CONCURRENCY)
@@ -74,11 +69,8 @@ class Executor:
                     case CreateTrial(trial):
                         await self._create_trial(state, trial)
                         changed, created = True, created + 1
-                    case StartWorkload(number) | LookForWorkload(number) if number in state.starting:
-                        pass  # its answer is on its way
                     case StartWorkload(number):
-                        # Nothing waits for it: the next Trials are created, and results written, meanwhile.
-                        state.starting[number] = asyncio.create_task(self._start_aside(state, number))
+                        group.create_task(self._limited(limit, self._start(state, number)))
                         changed = True
                     case WriteTrial(number, status):
                         group.create_task(self._limited(limit, self._write_trial(state, number, status)))
@@ -103,6 +95,7 @@ class Executor:
         assert state.study is not None and state.ledger is not None
         try:
             stored = await self._client.create(TRIALS, state.namespace, trial_manifest(state.study, trial))
+            state.own.add(trial.spec.number)
         except RequestFailed as failure:
             if failure.status != 409:
                 raise
@@ -112,25 +105,18 @@ class Executor:
             if not _owned_by(found, state.uid):
                 raise NameConflict(f"Trial {trial.metadata.name} belongs to another Study.") from None
             stored = found
-        state.refusal, state.refusals = None, 0
         state.put_trial(stored)
-
-    async def _start_aside(self, state: StudyState, number: int) -> None:
-        """Create a workload; a failure is raised when the Study is looked at next."""
-        try:
-            async with state.start_limit:
-                await self._start(state, number)
-        except Exception as failure:
-            state.failure = failure
-        finally:
-            del state.starting[number]
-            self._wake(state.uid)
 
     async def _start(self, state: StudyState, number: int) -> None:
         assert state.study is not None and state.ledger is not None
         trial = state.ledger.trials.get(number)
         if trial is None:
             return  # deleted by hand meanwhile
+        if number not in state.own:  # another operator may have run it to its end, and what is known here be older
+            await self._refresh_trial(state, number, trial.metadata.name)
+            if number not in state.ledger.active:
+                return
+        state.own.discard(number)
         kind = state.kind.served
         manifest = workload_manifest(state.study, trial, state.ledger.space)
         try:
@@ -147,7 +133,6 @@ class Executor:
             if not _owned_by(found, trial.metadata.uid):
                 raise NameConflict(f"{kind.kind} {trial.metadata.name} belongs to somebody else.") from None
             stored = found
-        state.refusal, state.refusals = None, 0
         known = state.workloads.get(number)
         if known is None or version_of(known) < version_of(stored):
             state.have(number, stored)

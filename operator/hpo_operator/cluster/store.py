@@ -33,9 +33,6 @@ from hpo_operator.workloads import Phase, Workload
 Object = dict[str, Any]
 
 
-STARTS = 16  # workloads of one Study created at a time; more only queue up in the API server
-
-
 @dataclass(frozen=True, slots=True)
 class Live:
     """What Prometheus last said of a running Trial."""
@@ -54,10 +51,9 @@ class StudyState:
     `ledger` is None until the Study has been accepted and its Trials have been listed. `missed` collects the events that come in
     while they are listed, anew too; None at other times. `absent` are the workloads that were looked for and are not there,
     with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
-    the API server refused to create, with its words. `seen` is what the workloads come to, made again when one or a pod of it
-    has changed; `pods_listed` are those whose pods were asked for. `timer` ends the wait for the worker process: for its
-    answer, or else for another question. `starting` are the workloads that are being created, and `failure` is why the last
-    of them was not.
+    the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
+    what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
+    for. `timer` ends the wait for the worker process: for its answer, or else for another question.
     """
 
     namespace: str
@@ -74,10 +70,8 @@ class StudyState:
     missed: list[tuple[str, str | None, Object]] | None = None
     workloads: dict[int, Object] = field(default_factory=dict)
     absent: dict[int, WorkloadRef | None] = field(default_factory=dict)
-    starting: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    start_limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STARTS))
-    failure: Exception | None = None
     deleted: dict[int, str] = field(default_factory=dict)
+    own: set[int] = field(default_factory=set)
     rejected: dict[int, str] = field(default_factory=dict)
     pods: dict[int, dict[str, Object]] = field(default_factory=dict)
     pods_listed: set[int] = field(default_factory=set)
