@@ -56,6 +56,7 @@ class View:
     `workloads` holds what is known of the workloads of active, uncleaned and removed Trials; a missing entry means not known.
     `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown. `metrics` is what stands to
     be said of the source of metrics: status, reason and message of `MetricsAvailable`; None where there is no such source.
+    Before `status_due` the Study's status is written only for its end; None when it may be at any time.
     """
 
     study: Study
@@ -66,6 +67,7 @@ class View:
     stopping: bool = False
     refusal: Refusal | None = None
     metrics: tuple[Truth, str, str] | None = None
+    status_due: datetime | None = None
 
 
 # Actions

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,6 +33,9 @@ from hpo_operator.workloads import Phase, Workload
 
 Object = dict[str, Any]
 
+STUDY_WRITE_SECONDS = 1.0
+CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -54,6 +58,9 @@ class StudyState:
     the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
     what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
     for. `timer` ends the wait for the worker process: for its answer, or else for another question.
+
+    `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
+    next. `failure` is what went wrong with one since the Study was last looked at, which was last so at `failed_at`.
     """
 
     namespace: str
@@ -87,6 +94,11 @@ class StudyState:
     source: Source = UNCONFIGURED
     logged: dict[int, Report] = field(default_factory=dict)
     logs_read: set[int] = field(default_factory=set)
+    requests: dict[int | str, asyncio.Task[None]] = field(default_factory=dict)
+    limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
+    wanted: list[Trial] = field(default_factory=list)
+    failure: Exception | None = None
+    failed_at: float = 0.0
 
     def view(self, now: datetime) -> View:
         """What the planner gets to see."""
@@ -98,7 +110,9 @@ class StudyState:
         stopping = not STOPPING.isdisjoint(self.study.spec.schedule or ())
         standing = c.condition(self.study.status.conditions, c.METRICS_AVAILABLE)
         metrics = self.source.availability(timedelta(seconds=self.study.spec.metrics.interval_seconds), standing)
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics)
+        wait = self.written + STUDY_WRITE_SECONDS - time.monotonic()
+        due = now + timedelta(seconds=wait) if wait > 0 else None
+        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics, due)
 
     @property
     def is_history(self) -> bool:
@@ -117,15 +131,24 @@ class StudyState:
         assert self.study is not None
         if number in self.rejected:
             return Workload(Phase.FAILED, ended=True, reason=c.WORKLOAD_REJECTED, message=self.rejected[number])
+        found = self._observed(number)
+        if found.phase in (Phase.PENDING, Phase.ABSENT):
+            return found
+        return with_results(self, number, found)
+
+    def _observed(self, number: int) -> Workload:
         found = self.seen.get(number)
         if found is None:
+            assert self.study is not None
             known, pods = self.workloads.get(number), self.pods.get(number, {}).values()
             listed = number in self.pods_listed
             found = observe(self.study.spec, self.kind, known, pods, self.absent.get(number), pods_listed=listed)
             self.seen[number] = found
-        if found.phase in (Phase.PENDING, Phase.ABSENT):
-            return found
-        return with_results(self, number, found)
+        return found
+
+    def is_news(self, number: int, before: Workload | None) -> bool:
+        """Whether what has come in of a workload changes what it comes to: half of what is told of a pod does not."""
+        return before is None or self.study is None or self._observed(number) != before
 
     def reporter(self, pod: Object) -> str:
         """The name of the container that reports."""
@@ -262,8 +285,9 @@ class Store:
             return state.uid
         if known is not None and version_of(known) >= version_of(raw):
             return None
+        before = state.seen.get(number)
         state.have(number, raw)
-        return state.uid
+        return state.uid if state.is_news(number, before) else None
 
     def pod(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a pod."""
@@ -277,8 +301,8 @@ class Store:
         if known is not None and version_of(known) >= version_of(raw):
             return None
         pods[uid] = slim_pod(raw, gone=event == "DELETED")
-        state.seen.pop(number, None)
-        return state.uid
+        before = state.seen.pop(number, None)
+        return state.uid if state.is_news(number, before) else None
 
     def _place(self, raw: Object) -> tuple[StudyState | None, int | None]:
         labels = raw["metadata"].get("labels") or {}
@@ -291,8 +315,11 @@ def with_results(state: StudyState, number: int, workload: Workload) -> Workload
 
     Samples count for an ended one only when none may still come, for those that there are may not be the last.
     """
+    live = state.live.get(number, NOT_MEASURED)
+    if workload.phase is Phase.RUNNING and live is NOT_MEASURED:
+        return workload
     assert state.study is not None
-    spec, live = state.study.spec, state.live.get(number, NOT_MEASURED)
+    spec = state.study.spec
     if workload.awaiting:
         return replace(workload, curve=live.curve)  # its last words may still come, and go first
     wanted, report, source = metrics_wanted(spec), workload.report, workload.source
