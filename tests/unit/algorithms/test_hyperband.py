@@ -197,7 +197,7 @@ def test_checkpoints_are_kept_while_their_trial_may_rise_and_no_longer() -> None
     second = [run.history[-1], *run.start(2)]
     assert run.schedule.donors(run.problem, run.history) == {3, 4, 5}
     run.end(second, by_number)
-    assert run.schedule.donors(run.problem, run.history) == {second[0].number}
+    assert run.schedule.donors(run.problem, run.history) == {second[0].number, second[1].number}
     finish(run)
     assert run.schedule.donors(run.problem, run.history) == set()
 
