@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import STUDIES, TRIALS, Client, Object, RequestFailed
+from hpo_operator.cluster.cleanup import cleanup_manifest
+from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
@@ -21,17 +23,21 @@ from hpo_operator.cluster.store import StudyState, version_of
 from hpo_operator.planner import (
     Action,
     Ask,
+    Cleanup,
+    Collect,
     CreateTrial,
+    EndCleanup,
     LookForWorkload,
     StartWorkload,
     StopWorkload,
+    WriteCheckpoint,
     WriteStudy,
     WriteTrial,
 )
-from hpo_operator.resources import StudyStatus, Trial, TrialStatus
+from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
-CREATION, STATUS = "creation", "status"  # requests that are not about one Trial that there is
+CREATION, STATUS, CLEANUP = "creation", "status", "cleanup"  # requests that are not about one Trial that there is
 
 
 TOLD = c.FAILURES | c.INFEASIBILITIES | c.LOSSES | {c.EARLY_STOPPED, c.DONOR_UNAVAILABLE, c.UNSCHEDULABLE, c.IMAGE_PULL}
@@ -48,10 +54,11 @@ class Executor:
     does not mend stands in the Study's `failure` then: a RequestFailed, or a NameConflict when a name is taken.
     """
 
-    def __init__(self, client: Client, recorder: Recorder, queue: WorkQueue[str]) -> None:
+    def __init__(self, client: Client, recorder: Recorder, queue: WorkQueue[str], cleanup_image: str | None = None) -> None:
         self._client = client
         self._recorder = recorder
         self._queue = queue
+        self._cleanup_image = cleanup_image
 
     def execute(self, state: StudyState, actions: Sequence[Action]) -> None:
         """Begin to carry out actions, but those about what waits for an answer already."""
@@ -69,10 +76,18 @@ class Executor:
                     self._begin(state, number, self._stop, number)
                 case LookForWorkload(number):
                     self._begin(state, number, self._look, number)
-                case WriteStudy(status):
+                case WriteCheckpoint(number, record):
+                    self._begin(state, number, self._write_checkpoint, number, record)
+                case Collect(numbers):
+                    self._begin(state, CLEANUP, self._collect, numbers)
+                case EndCleanup():
+                    self._begin(state, CLEANUP, self._end_cleanup)
+                case WriteStudy(status) if status.completion_time is None or CREATION not in state.requests:
                     self._begin(state, STATUS, self._write_study, status)
-                case StartWorkload() | Ask():
-                    pass  # of a Trial that is about to be created; the caller's, who owns the worker processes
+                case StartWorkload() | WriteStudy() | Ask():
+                    # Of a Trial that is about to be created; an end that does not know of one that is being created; the caller's,
+                    # who owns the worker processes.
+                    pass
 
     def _begin(self, state: StudyState, key: int | str, work: Callable[..., Coroutine[Any, Any, None]], *about: Any) -> None:
         if key not in state.requests:
@@ -171,19 +186,54 @@ class Executor:
             state.have(number, found)
 
     async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
+        name = await self._patch_trial(state, number, status.manifest())
+        if name:
+            self._tell_trial(state, name, status)
+
+    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
+        await self._patch_trial(state, number, {"checkpoint": record.manifest()})
+
+    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> str:
+        """Write fields of a Trial's status; gives its name, empty when somebody else has changed or deleted it meanwhile."""
         assert state.ledger is not None
         if number not in state.ledger.trials:
-            return  # deleted by hand meanwhile
+            return ""
         name = state.ledger.trials[number].metadata.name
         try:
-            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status.manifest())
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
         except RequestFailed as failure:
             if failure.status not in (404, 409):
                 raise
             await self._refresh_trial(state, number, name)
-            return
+            return ""
         state.put_trial(stored)
-        self._tell_trial(state, name, status)
+        return name
+
+    async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
+        """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
+        assert state.study is not None
+        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image)
+        name = manifest["metadata"]["name"]
+        try:
+            state.cleanup = await self._client.create(JOBS, state.namespace, manifest)
+        except RequestFailed as failure:
+            if failure.transient:
+                raise
+            found = await self._client.get(JOBS, state.namespace, name) if failure.status == 409 else None
+            if found is not None and _owned_by(found, state.uid):
+                state.cleanup = found
+            else:
+                state.uncleanable = Cleanup(tuple(numbers), ended=datetime.now(UTC), message=failure.message)
+
+    async def _end_cleanup(self, state: StudyState) -> None:
+        assert state.study is not None
+        seen = state.view(datetime.now(UTC)).cleanup
+        if seen is not None and not seen.succeeded:
+            self._recorder.record(state.raw, "Warning", "CleanupFailed", f"Checkpoints could not be removed: {seen.message}")
+        if state.cleanup is not None:
+            metadata = state.cleanup["metadata"]
+            await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
+        state.cleanup = state.uncleanable = None
 
     async def _refresh_trial(self, state: StudyState, number: int, name: str) -> None:
         """Somebody else has written, or deleted, a Trial: take in what is there, and let the next plan decide on it."""
@@ -197,8 +247,8 @@ class Executor:
     async def _write_study(self, state: StudyState, status: StudyStatus) -> None:
         """Write the Study's status."""
         assert state.study is not None
-        if status.completion_time is not None and CREATION in state.requests:
-            return  # a Trial is being made that this end does not know of
+        if state.edited:
+            return  # this status is about what the Study asked before
         before = state.study.status  # the watch may tell of the next one before its write is answered
         try:
             stored = await self._client.patch_status(
