@@ -53,9 +53,9 @@ def plan(view: View) -> Plan:
     results = [each.status for each in decided.actions if isinstance(each, WriteTrial) and ends(each)]
     if any(study_lifecycle.may_end(view, status) for status in results):
         return decided  # results first: what follows from them is decided when they stand
-    over = study_lifecycle.is_over(view.study.status)
-    written_now = over or bool(ending) or not view.ledger.active or view.status_due is None or view.now >= view.status_due
-    status = study_lifecycle.status_of(view, ending) if written_now else view.study.status
+    over, early = study_lifecycle.is_over(view.study.status), view.status_due is not None and view.now < view.status_due
+    may_end = over or bool(ending) or not view.ledger.active
+    status = study_lifecycle.status_of(view, ending) if may_end or not early else view.study.status
     if over and not study_lifecycle.is_over(status):
         decided.actions.append(WriteStudy(status))
         return decided  # a limit was raised: it is said that the Study goes on before it does
@@ -64,7 +64,7 @@ def plan(view: View) -> Plan:
         study_lifecycle.wakes(view, decided)
     decided.actions += cleanups(view, decided)
     decided.actions += collections(view, decided)
-    if not written_now and view.status_due is not None:
+    if early and view.status_due is not None and not study_lifecycle.is_over(status):
         decided.wake(view.status_due)
     elif status != view.study.status and not results:
         decided.actions.append(WriteStudy(status))
