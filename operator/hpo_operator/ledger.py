@@ -61,7 +61,8 @@ class Ledger:
     `active` are those without a result, `uncleaned` those that have one but whose workload may still be there, `removed` the
     numbers of those that were deleted by hand and whose workload may still be there. `kept` holds (completion time, number), in
     this order, of ended Trials whose workloads are known to be at rest, and only wait for their time to live to pass. `restorable`
-    are ended Trials whose checkpoints are kept, `collecting` those whose folders of checkpoints are to be removed.
+    are ended Trials whose checkpoints are kept, which take `checkpoint_bytes`, `collecting` those whose folders of checkpoints are
+    to be removed.
 
     `version` grows with each change that an algorithm could see; `changed[version:]` are the numbers of the Trials behind it.
     """
@@ -76,6 +77,8 @@ class Ledger:
         self.kept: list[tuple[datetime, int]] = []
         self.restorable: set[int] = set()
         self.collecting: set[int] = set()
+        self.checkpoint_bytes = 0
+        self._sizes: dict[int, int] = {}  # of the checkpoints that are kept
         self.changed = Changes()
         self.gpu_seconds = 0
         self._created = created
@@ -184,6 +187,7 @@ class Ledger:
         self._drop_kept(number, trial)
         self.restorable.discard(number)
         self.collecting.discard(number)
+        self.checkpoint_bytes -= self._sizes.pop(number, 0)
         if self._views.pop(number, None):
             self.changed.append(number)
         if trial is None:
@@ -260,6 +264,10 @@ class Ledger:
         number, kept = trial.spec.number, trial.status.checkpoint
         for state, numbers in (("Kept", self.restorable), ("Collecting", self.collecting)):
             (numbers.add if kept is not None and kept.state == state else numbers.discard)(number)
+        self.checkpoint_bytes -= self._sizes.pop(number, 0)
+        if kept is not None and kept.state == "Kept" and kept.size:
+            self._sizes[number] = kept.size
+            self.checkpoint_bytes += kept.size
 
     def _blame(self, trial: Trial) -> None:
         """Remember which checkpoint a Trial could not start from: nobody else is to try."""

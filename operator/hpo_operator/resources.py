@@ -352,6 +352,9 @@ class StudyStatus(Observed):
     trials: TrialCounts = Field(TrialCounts(), description="Trials by what became of them.")
     selector: str | None = Field(None, max_length=1024, description="Label selector of the pods of the Trials.")
     gpu_seconds: Count = Field(0, description="GPU-seconds that the ended Trials have used.")
+    checkpoint_bytes: Count | None = Field(
+        None, description="What the checkpoints that are kept take, each Trial's newest counted, as far as programs have told."
+    )
     best: tuple[RankedTrial, ...] = Field(
         (), max_length=10, description="The best Trials at the highest budget that any has completed, best first."
     )

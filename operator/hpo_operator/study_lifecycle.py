@@ -72,7 +72,11 @@ def status_of(view: View, ending: str) -> StudyStatus:
     if view.metrics is not None and not over:
         found = c.put(found, c.METRICS_AVAILABLE, *view.metrics, now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
-    stands = {"observed_generation": generation, "conditions": found}
+    stands = {
+        "observed_generation": generation,
+        "conditions": found,
+        "checkpoint_bytes": ledger.checkpoint_bytes if study.spec.checkpoints else None,
+    }
     if over and is_over(old):
         return old.model_copy(update=stands)  # whoever now deletes the Trials keeps what they have found
     counts = ledger.counts(running)

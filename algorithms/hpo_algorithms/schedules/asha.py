@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.schedules.requirements import budget_needed, one_objective
-from hpo_algorithms.schedules.rungs import fit_to_rise, rungs
+from hpo_algorithms.schedules.rungs import fit_to_rise, rungs, unless_lost
 from hpo_algorithms.settings import setting
 from hpo_algorithms.trials import History, Place, Problem, Slot, Stop, Trial
 
@@ -74,5 +74,9 @@ def _rising(fit: Sequence[Trial], above: Sequence[Trial], count: int) -> list[Tr
     A promotion is read from the slots on the rung above, whatever the ranking says by now.
     """
     risen = {trial.slot.member for trial in above}
-    counting = [trial for trial in fit if not trial.lost or trial.slot.member in risen]
-    return [trial for trial in counting[:count] if trial.slot.member not in risen]
+    rising = [trial for trial in fit[:count] if trial.slot.member not in risen]
+    lost = sum(trial.lost for trial in rising)
+    if lost == 0:
+        return rising
+    next_best = [trial for trial in fit[count:] if trial.slot.member not in risen]
+    return unless_lost(rising) + unless_lost(next_best)[:lost]

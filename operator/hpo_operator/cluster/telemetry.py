@@ -46,6 +46,7 @@ class StoreCollector:
         )
         best = GaugeMetricFamily("hpo_study_best_objective", "First objective of the best Trial.", labels=labels)
         gpu = CounterMetricFamily("hpo_gpu_seconds", "GPU-seconds of ended Trials.", labels=labels)
+        stored = GaugeMetricFamily("hpo_checkpoint_bytes", "What the checkpoints that are kept take.", labels=labels)
         by_reason: dict[tuple[str, str], int] = {}
         for state in self._controller.store.studies.values():
             key = [state.namespace, state.name]
@@ -59,11 +60,13 @@ class StoreCollector:
             for ended, count in state.ledger.reasons.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
+            if state.study.spec.checkpoints is not None:
+                stored.add_metric(key, state.ledger.checkpoint_bytes)
             if (value := _best(state)) is not None:
                 best.add_metric(key, value)
         for (namespace, reason), count in by_reason.items():
             studies.add_metric([namespace, reason], count)
-        yield from (studies, trials, finished, best, gpu)
+        yield from (studies, trials, finished, best, gpu, stored)
 
     def _process(self) -> Iterator[Metric]:
         queue = self._controller.queue

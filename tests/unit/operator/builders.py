@@ -177,6 +177,9 @@ class TrialBuilder:
     def checkpoint(self, step: int = 3, state: str = "Kept") -> Self:
         return self._having(checkpoint=CheckpointRecord(step=step, digest="d", path="p", state=state))  # type: ignore[arg-type]
 
+    def having(self, record: CheckpointRecord | None) -> Self:
+        return self._having(checkpoint=record)
+
     def running(self, since: datetime = START) -> Self:
         """As it stands once its running has been written."""
         seen = self._seen()._having(start_time=since)

@@ -203,6 +203,17 @@ def test_a_suspended_study_removes_nothing() -> None:
     assert decide(*trials, study=STUDY.suspended()).actions == []
 
 
+def test_the_study_says_what_the_kept_ones_take_also_when_they_go_after_its_end() -> None:
+    seen = {0: a_workload().succeeded(loss=0.5).having_saved()}
+    ended = a_trial(0).completed(loss=0.5).having(Decision(STUDY, [a_trial(0).running()], seen).written[0].checkpoint)
+    study = STUDY.limits(max_trials=1)
+    over = decide(ended, study=study)
+    assert over.status.checkpoint_bytes == 10
+    gone = a_trial(0).completed(loss=0.5).checkpoint(state="Collected")
+    assert decide(gone, study=study.standing_at(over.status)).status.checkpoint_bytes == 0
+    assert Decision(a_study(), [a_trial(0).completed(loss=0.5)]).status.checkpoint_bytes is None
+
+
 # Whole Studies
 
 
