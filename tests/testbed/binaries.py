@@ -96,12 +96,14 @@ SETS: dict[str, tuple[Program, ...]] = {
         Program("coredns", "coredns", "github.com/coredns/coredns"),
     ),
     "metrics": _PROMETHEUS,
-    "extras": (
+    "chart": (
         Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+        Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
+    ),
+    "extras": (
         Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
         Program("jobset", "jobset", "sigs.k8s.io/jobset"),
         Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
-        Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
     ),
 }
 """What is built together, by the level of tests that needs it."""
