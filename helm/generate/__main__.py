@@ -26,21 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write or compare."""
     parser = argparse.ArgumentParser(prog="python -m helm.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when something would change")
+    parser.add_argument("--chart", type=Path, default=CHART, help="the chart")
     asked = parser.parse_args(arguments)
     try:
-        wanted = files()
+        wanted = files(asked.chart)
     except values.Undocumented as error:
         print(error, file=sys.stderr)
         return 1
-    stale = {path: text for path, text in wanted.items() if not (CHART / path).exists() or (CHART / path).read_text() != text}
+    stale = {path: text for path, text in wanted.items() if not _is(asked.chart / path, text)}
     for path, text in stale.items():
         if asked.check:
             print(f"helm/hpo-operator/{path} is out of date; run: python -m helm.generate", file=sys.stderr)
         else:
-            (CHART / path).parent.mkdir(parents=True, exist_ok=True)
-            (CHART / path).write_text(text, encoding="utf-8")
+            (asked.chart / path).parent.mkdir(parents=True, exist_ok=True)
+            (asked.chart / path).write_text(text, encoding="utf-8")
             print(f"wrote helm/hpo-operator/{path}")
     return 1 if asked.check and stale else 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

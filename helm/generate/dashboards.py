@@ -1,13 +1,12 @@
 """Grafana's dashboards as code: one for a Study, one for all of them.
 
-A panel is a title, a sentence and queries. Every query is asked of a Prometheus that a real Study has filled, and must have an answer
-(tests/cluster/test_chart.py); `queries` gives them with the variables put in.
+A panel is a title, a sentence and queries. Every query is put to a Prometheus that a real Study has filled, and must be answered
+(tests/cluster/test_chart.py).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grafana_foundation_sdk.builders import common as common_
@@ -41,7 +40,7 @@ def study() -> dashboard.Dashboard:
     made.with_variable(_names("study", "Study", 'label_values(hpo_trials{namespace="$namespace"}, study)'))
     made.with_variable(_names("metric", "Metric", f"label_values(hpo_trial_metric{STUDY}, metric)"))
     made.with_variable(_names("parameter", "Parameter", f"label_values(hpo_trial_parameter{STUDY}, parameter)", many=True))
-    trials = f'hpo_trials{{namespace="$namespace", study="$study", state="%s"}}'
+    trials = 'hpo_trials{namespace="$namespace", study="$study", state="%s"}'
     made.with_panel(_stat("Best", "First objective of the best Trial.", f"max(hpo_study_best_objective{STUDY})"))
     ended = " + ".join(f"max({trials % state})" for state in ("completed", "early_stopped", "failed", "infeasible"))
     made.with_panel(_stat("Ended", "Trials that have ended.", ended))
@@ -233,11 +232,3 @@ def _scatter(title: str, description: str, across: str, up: str) -> xychart.Pane
 
 def _transformation(kind: str, **options: Any) -> dashboard.DataTransformerConfig:
     return dashboard.DataTransformerConfig(id_val=kind, options=options)
-
-
-def read(text: str) -> Any:
-    """A committed dashboard."""
-    return json.loads(text)
-
-
-__all__: Sequence[str] = ["dashboards", "files", "queries", "read"]

@@ -1,4 +1,4 @@
-"""The images of the examples, built as their Dockerfiles say, and built again only when something in them has changed.
+"""The images of operator and examples, built as their Dockerfiles say, and built again only when something in them has changed.
 
 python -m tests.cluster.images   # once, outside of the enclosure: pip needs a package index
 """
@@ -7,6 +7,8 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 from tests.testbed import images
 from tests.testbed.binaries import cache_directory
@@ -17,7 +19,10 @@ VERSION = "0.1.0"
 EXAMPLES = ("digits-svm", "digits-mlp", "command-line-program")
 BASE = images.LEARNING
 
-SOURCES = ("images/trial/Dockerfile", "sdk/pyproject.toml", "sdk/README.md", "sdk/hpo/*.py", "sdk/hpo/py.typed")
+SOURCES = (
+    *("images/*/Dockerfile", "constraints.txt", "pyproject.toml", "README.md", ".dockerignore"),
+    *(f"{package}/**/*.{suffix}" for package in ("algorithms", "operator", "sdk") for suffix in ("py", "toml", "md", "typed")),
+)
 KEPT_SECONDS = 86400.0
 """How long archives of older sources are kept: another working tree may use them. One is half a gigabyte."""
 
@@ -28,7 +33,11 @@ def tag(name: str) -> str:
 
 
 TRIAL = tag("trial")
-"""Python with the SDK and scikit-learn: the base of all the others."""
+"""Python with the SDK and scikit-learn: the base of the examples' images."""
+OPERATOR = tag("operator")
+_VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
+PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
+"""By the name that the chart has for it; made of the test bed's own program."""
 
 
 def archives() -> list[Path]:
@@ -41,7 +50,8 @@ def archives() -> list[Path]:
             return found
     if enclosed():
         raise MissingTool("the image of the examples as they are now", "build it with: python -m tests.cluster.images")
-    images.build_base(BASE)
+    for base in (BASE, images.PYTHON):
+        images.build_base(base)
     built = [*_build()]
     stamps.mkdir(parents=True, exist_ok=True)
     stamp.write_text("".join(f"{archive}\n" for archive in built))
@@ -50,6 +60,8 @@ def archives() -> list[Path]:
 
 
 def _build() -> Iterator[Path]:
+    yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=ROOT / "images" / "operator" / "Dockerfile")
+    yield images.program_image("prometheus", PROMETHEUS)
     yield images.build(ROOT / "sdk", TRIAL, base=BASE, dockerfile=ROOT / "images" / "trial" / "Dockerfile")
     for name in EXAMPLES:
         yield images.build(ROOT / "examples" / name, tag(name), base=BASE, arguments={"BASE": TRIAL})
@@ -57,7 +69,7 @@ def _build() -> Iterator[Path]:
 
 def _digest() -> str:
     """A hash of all that goes into the images."""
-    found = hashlib.sha256(BASE.tag.encode())
+    found = hashlib.sha256(f"{BASE.tag} {images.PYTHON.tag} {PROMETHEUS}".encode())
     patterns = [*SOURCES, *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py"))]
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
         content = path.read_bytes()

@@ -146,7 +146,7 @@ def build(levels: Iterable[str] = ("control-plane",), say: Callable[[str], None]
 
     Raises MissingTool without go, BuildFailed with what go said. Builds of two callers wait for each other.
     """
-    wanted = [each for level in levels for each in SETS[level] if not each.path().exists()]
+    wanted = [*dict.fromkeys(each for level in levels for each in SETS[level] if not each.path().exists())]  # sets overlap
     if not wanted:
         return
     if shutil.which("go") is None:
