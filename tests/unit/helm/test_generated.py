@@ -56,6 +56,20 @@ def test_every_value_is_in_the_table_with_its_default() -> None:
         assert f"| `{'.'.join(each.path)}` | `{json.dumps(each.default, ensure_ascii=False)}` |" in table
 
 
+TEMPLATES = "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize("value", values.read((CHART / "values.yaml").read_text()), ids=lambda each: ".".join(each.path))
+def test_every_value_has_an_effect(value: values.Value) -> None:
+    *section, last = value.path
+    whole = rf"\.Values\.{re.escape('.'.join(value.path))}\b"
+    within = rf"with (\$|\$?)\.Values\.{re.escape('.'.join(section))} .*?\.{last}\b" if section else whole
+    of_an_image = (
+        rf'"image" \.Values\.{re.escape(".".join(section))}\b' if last in ("registry", "repository", "tag", "digest") else whole
+    )
+    assert any(re.search(pattern, TEMPLATES, re.DOTALL) for pattern in (whole, within, of_an_image))
+
+
 # Alerts and dashboards
 
 
