@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from helm.generate import dashboards
+from tests.cluster import images
 from tests.cluster.building import PATIENCE, example, observed, pods, running, study
 from tests.cluster.conftest import RESTRICTED, Begin
 from tests.control_plane.building import VERSION, condition, end_of, reason, trials
@@ -98,6 +99,7 @@ class Installed:
 @pytest.fixture(scope="module")
 def operator(cluster: Cluster) -> Iterator[Installed]:
     """The chart is installed; it takes the place of the operator beside the cluster, which the other modules have."""
+    cluster.load_images(images.of_the_chart())
     cluster.create_namespace(SYSTEM, RESTRICTED)
     folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
     for kind in ("podmonitors", "servicemonitors", "prometheusrules"):
