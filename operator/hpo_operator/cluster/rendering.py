@@ -32,6 +32,7 @@ STUDY_LABEL = f"{GROUP}/study"
 STUDY_UID_LABEL = f"{GROUP}/study-uid"
 TRIAL_LABEL = f"{GROUP}/trial"
 NUMBER_LABEL = f"{GROUP}/trial-number"
+PLACES = ("bracket", "rung", "generation")  # of a Trial's slot, that are labels too
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "hpo-metrics"
 TERMINATION_FILE = "/dev/termination-log"
@@ -43,13 +44,16 @@ MAX_SHOWN_VALUE = 20
 _DECIMAL = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?")
 
 
-def labels_of(study: Study, number: int) -> dict[str, str]:
-    """The labels by which all that belongs to a Trial is found."""
+def labels_of(study: Study, trial: Trial) -> dict[str, str]:
+    """The labels by which all that belongs to a Trial is found; and its place, by which people and dashboards group."""
+    number, slot = trial.spec.number, trial.spec.slot
+    place = slot.model_dump(include={*PLACES}, exclude_none=True) if slot else {}
     return {
         STUDY_LABEL: study.metadata.name,
         STUDY_UID_LABEL: study.metadata.uid,
         TRIAL_LABEL: f"{study.metadata.name}-{number}",
         NUMBER_LABEL: str(number),
+        **{f"{GROUP}/{name}": str(value) for name, value in place.items()},
     }
 
 
@@ -74,7 +78,7 @@ def trial_manifest(study: Study, trial: Trial) -> Object:
         "metadata": {
             "name": trial.metadata.name,
             "namespace": study.metadata.namespace,
-            "labels": labels_of(study, trial.spec.number),
+            "labels": labels_of(study, trial),
             "annotations": {PARAMETERS_ANNOTATION: parameters_line(trial.spec.parameters)},
             "ownerReferences": [owner("Study", study.metadata.name, study.metadata.uid)],
         },
@@ -262,7 +266,7 @@ def _metadata(given: Any, study: Study, trial: Trial) -> Object:
 def _labelled(given: Any, study: Study, trial: Trial) -> Object:
     metadata: Object = dict(given) if _is_mapping(given) else {}
     own = metadata.get("labels")
-    metadata["labels"] = {**(own if _is_mapping(own) else {}), **labels_of(study, trial.spec.number)}
+    metadata["labels"] = {**(own if _is_mapping(own) else {}), **labels_of(study, trial)}
     return metadata
 
 

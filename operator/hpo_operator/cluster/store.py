@@ -324,9 +324,12 @@ class Store:
         return state.uid
 
     def _place(self, raw: Object) -> tuple[StudyState | None, int | None]:
-        labels = raw["metadata"].get("labels") or {}
-        number = labels.get(NUMBER_LABEL, "")
-        return self.studies.get(labels.get(STUDY_UID_LABEL, "")), int(number) if number.isdigit() else None
+        metadata = raw["metadata"]
+        labels = metadata.get("labels") or {}
+        number, state = labels.get(NUMBER_LABEL, ""), self.studies.get(labels.get(STUDY_UID_LABEL, ""))
+        if state is None or metadata.get("namespace", state.namespace) != state.namespace:
+            return None, None  # labels are anybody's to write; a namespace is not
+        return state, int(number) if number.isdigit() else None
 
 
 def with_results(state: StudyState, number: int, workload: Workload) -> Workload:

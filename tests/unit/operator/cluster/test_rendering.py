@@ -277,7 +277,15 @@ def test_a_Trial_says_in_one_line_what_it_tries() -> None:
     study, trial = a_study().build(), a_trial(3).with_parameters(lr="0.0031234567", layers="2").build()
     metadata = trial_manifest(study, trial)["metadata"]
     assert metadata["annotations"] == {"hpo.dev/parameters": "lr=0.00312346 layers=2"}
-    assert metadata["labels"] == labels_of(study, 3)
+    assert metadata["labels"] == labels_of(study, trial)
+
+
+def test_the_place_of_a_trial_in_its_schedule_is_in_its_labels_but_not_who_it_is_there() -> None:
+    trial = a_trial(3).slot(bracket=1, rung=0, member=4).build()
+    assert labels_of(a_study().build(), trial).items() - labels_of(a_study().build(), a_trial(3).build()).items() == {
+        ("hpo.dev/bracket", "1"),
+        ("hpo.dev/rung", "0"),
+    }
 
 
 LINES = {
