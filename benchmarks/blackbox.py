@@ -8,7 +8,6 @@ Defaults are chosen on odd seeds; figures that are quoted come from even ones.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cache import Runs
 from benchmarks.optimisers import PEERS, Conversation, Spec, fingerprint, ours
 from benchmarks.tasks import DATA, Task, load_tasks
-
-CACHE = Path(__file__).parent / ".cache"
 
 
 def run(optimiser: Callable[[Spec, int], Conversation], task: Task, seed: int, evaluations: int) -> dict[str, list[float]]:
@@ -44,27 +42,20 @@ def run(optimiser: Callable[[Spec, int], Conversation], task: Task, seed: int, e
 
 
 class Results:
-    """Runs that have been made, kept as JSON lines so that asking again costs nothing."""
+    """Runs that have been made."""
 
-    def __init__(self, folder: Path = CACHE) -> None:
-        folder.mkdir(exist_ok=True)
-        self._path = folder / "blackbox.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self._known = {row["key"]: row for row in map(json.loads, lines)}
+    def __init__(self) -> None:
+        self._runs = Runs("blackbox")
 
     def get(self, name: str, task: Task, seed: int, evaluations: int) -> dict[str, list[float]]:
         peer = name in PEERS
         stamp = version("optuna") if peer else fingerprint(name)
         for stored in sorted({evaluations, 100, 50, 25}):  # a longer run begins as the shorter one does
-            row = self._known.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
+            row = self._runs.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
             if row and stored >= evaluations:
-                return row  # type: ignore[no-any-return]
+                return row
         made = run(PEERS[name] if peer else ours(name), task, seed, evaluations)
-        row = {"key": f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", **made}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._known[row["key"]] = row
-        return row
+        return self._runs.put(f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", made)
 
 
 def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int]) -> None:
