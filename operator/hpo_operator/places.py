@@ -65,7 +65,7 @@ def refills(view: View) -> Iterator[Action]:
     proposals = asked.proposals[done : done + wanted] if done >= 0 else ()
     if proposals and (current or all(_can_start(view, each) for each in asked.proposals[done:])):
         for offset, proposal in enumerate(proposals):
-            if not (_can_start(view, proposal) or proposal.origin is Origin.PROMOTED):
+            if not _is_possible(view, proposal):
                 return  # see `senseless`
             trial = trial_of(view, ledger.created + offset, proposal)
             yield CreateTrial(trial)
@@ -98,7 +98,7 @@ def senseless(view: View) -> str:
     if not asked.proposals:
         return "" if asked.count == 0 else "The algorithm proposes nothing although nothing is active."
     first = asked.proposals[0]
-    if first.origin is not Origin.PROMOTED and not _can_start(view, first):
+    if not _is_possible(view, first):
         return f"The algorithm proposes to start from a checkpoint of Trial {first.donor}, which has none."
     return ""
 
@@ -126,13 +126,13 @@ def cleanups(view: View, decided: Plan) -> Iterator[Action]:
 
 
 def trial_of(view: View, number: int, proposal: Proposal) -> Trial:
-    """The Trial that a proposal becomes. One whose donor has no checkpoint any more starts from the beginning."""
+    """The Trial that a proposal becomes. Without a store of checkpoints one that is promoted starts from the beginning."""
     study = view.study
     restore = None
     if proposal.donor is not None and _can_start(view, proposal):
         donor = view.ledger.trials[proposal.donor]
         kept = donor.status.checkpoint
-        assert kept is not None
+        assert kept is not None and kept.step is not None and kept.digest is not None
         restore = RestoreFrom(
             trial_name=donor.metadata.name, number=proposal.donor, step=kept.step, path=kept.path, digest=kept.digest
         )
@@ -179,5 +179,10 @@ def _can_start(view: View, proposal: Proposal) -> bool:
     """Whether the checkpoint that a proposal starts from can be had."""
     if proposal.donor is None:
         return True
-    donor = view.ledger.trials.get(proposal.donor)
-    return donor is not None and donor.status.checkpoint is not None and donor.status.checkpoint.state == "Kept"
+    donor = view.ledger.view(proposal.donor)
+    return donor is not None and donor.restorable
+
+
+def _is_possible(view: View, proposal: Proposal) -> bool:
+    """Whether a proposal can become a Trial that means what it says: law 8, never a silent start from nothing."""
+    return _can_start(view, proposal) or (view.study.spec.checkpoints is None and proposal.origin is Origin.PROMOTED)

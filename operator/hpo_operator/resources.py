@@ -443,12 +443,28 @@ class StopRecord(Observed):
 
 
 class CheckpointRecord(Observed):
-    """The newest complete checkpoint."""
+    """The newest complete checkpoint, and what becomes of the folder that it lies in."""
 
+    step: Count | None = Field(
+        None, description="The step after which it was written; missing where the Trial is not known to have left a complete one."
+    )
+    digest: Text | None = Field(None, description="Digest of its content.")
+    size: Count | None = Field(None, alias="bytes", description="What its files take together, where that was reported.")
+    path: Path = Field(description="Where it lies in the store; without a step, where the Trial's folder lies.")
+    state: Literal["Kept", "Collecting", "Collected"] = Field(
+        "Kept",
+        description="Kept while another Trial may start from it, or the Trial is one of the best; Collecting once nothing starts "
+        "from it any more; Collected once the Trial's whole folder is gone.",
+    )
+
+
+class RestoreRecord(Observed):
+    """What starting from another Trial's checkpoint took."""
+
+    trial_name: ObjectName = Field(description="Name of the Trial whose checkpoint it was.")
     step: Count = Field(description="The step after which it was written.")
-    digest: Text = Field(description="Digest of its content.")
-    path: Path = Field(description="Where it lies in the store.")
-    state: Literal["Kept", "Collected"] = Field("Kept", description="Collected once nothing can need it any more.")
+    size: Count = Field(alias="bytes", description="What was copied.")
+    seconds: float = Field(ge=0, description="How long copying and comparing with the digest took.")
 
 
 class TrialStatus(Observed):
@@ -464,6 +480,7 @@ class TrialStatus(Observed):
     observation: Observation | None = Field(None, description="What was measured.")
     stop: StopRecord | None = Field(None, description="Why it was ended early.")
     checkpoint: CheckpointRecord | None = Field(None, description="Its newest complete checkpoint.")
+    restored: RestoreRecord | None = Field(None, description="That it started from another Trial's checkpoint, as it says itself.")
     gpu_seconds: Count = Field(0, description="GPUs times the seconds that they were held, over all attempts.")
 
 

@@ -35,7 +35,7 @@ class ASHA:
         found: list[Place] = []
         for rung in reversed(range(len(budgets) - 1)):
             ended = [trial for trial in on[rung] if not trial.active]
-            for trial in _not_risen(fit_to_rise(ended)[: len(ended) // self.eta], on[rung + 1]):
+            for trial in _rising(fit_to_rise(ended), on[rung + 1], len(ended) // self.eta):
                 found.append(Place(budgets[rung + 1], Slot(rung=rung + 1, member=trial.slot.member), trial.number))
         del found[count:]
         if not exhausted:
@@ -49,7 +49,7 @@ class ASHA:
     def donors(self, problem: Problem, history: History) -> frozenset[int]:
         """All that have not risen: as its rung fills, any of them may come to stand among the best 1/eta."""
         on = _by_rung(history, len(self._budgets(problem)))
-        return frozenset(trial.number for here, above in pairwise(on) for trial in _not_risen(fit_to_rise(here), above))
+        return frozenset(trial.number for here, above in pairwise(on) for trial in _rising(fit_to_rise(here), above, len(here)))
 
     def finished(self, problem: Problem, history: History) -> str:
         return ""
@@ -68,7 +68,11 @@ def _by_rung(history: History, count: int) -> list[list[Trial]]:
     return on
 
 
-def _not_risen(trials: Sequence[Trial], above: Sequence[Trial]) -> list[Trial]:
-    """A promotion is read from the slots on the rung above, whatever the ranking says by now."""
+def _rising(fit: Sequence[Trial], above: Sequence[Trial], count: int) -> list[Trial]:
+    """Those of the best `count` that have not risen yet. One whose checkpoint is lost gives its place to the next best.
+
+    A promotion is read from the slots on the rung above, whatever the ranking says by now.
+    """
     risen = {trial.slot.member for trial in above}
-    return [trial for trial in trials if trial.slot.member not in risen]
+    counting = [trial for trial in fit if not trial.lost or trial.slot.member in risen]
+    return [trial for trial in counting[:count] if trial.slot.member not in risen]

@@ -54,6 +54,7 @@ STUDIES = Kind("hpo.dev/v1alpha1", "Study", "studies")
 TRIALS = Kind("hpo.dev/v1alpha1", "Trial", "trials")
 JOBS = Kind("batch/v1", "Job", "jobs")
 PODS = Kind("v1", "Pod", "pods")
+CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 EVENTS = Kind("v1", "Event", "events")
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import PODS, STUDIES, Client, Object, RequestFailed
+from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, workload_manifest
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, can_mount, workload_manifest
 from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
@@ -46,7 +46,13 @@ class Controller:
     """Looks at Studies by uid, whenever the queue says so."""
 
     def __init__(
-        self, client: Client, store: Store, recorder: Recorder, durations: Durations, kinds: Sequence[WorkloadKind] = ()
+        self,
+        client: Client,
+        store: Store,
+        recorder: Recorder,
+        durations: Durations,
+        kinds: Sequence[WorkloadKind] = (),
+        cleanup_image: str | None = None,
     ) -> None:
         self.store = store
         self.queue: WorkQueue[str] = WorkQueue()
@@ -55,7 +61,7 @@ class Controller:
         self._recorder = recorder
         self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client, recorder)
+        self._executor = Executor(client, recorder, cleanup_image)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -149,6 +155,9 @@ class Controller:
     async def _accept(self, state: StudyState, study: Study) -> bool:
         """Try the first workload on the API server, then fix the seed; both before anything is created."""
         seed = study.spec.seed if study.spec.seed is not None else secrets.randbelow(2**31)
+        if message := await self._unusable(study):
+            await self._reject(state, c.CHECKPOINT_STORE_UNUSABLE, message)
+            return False
         try:
             await self._dry_run(state, study, seed)
         except RequestFailed as failure:
@@ -168,6 +177,26 @@ class Controller:
         await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
         self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
         return True
+
+    async def _unusable(self, study: Study) -> str:
+        """Why a Study's checkpoints cannot be kept where it says, with the remedy; empty when they can."""
+        if study.spec.checkpoints is None:
+            return ""
+        claim = study.spec.checkpoints.volume_claim
+        if claim is None:
+            return "spec.checkpoints.objectStore: is not supported on a cluster yet. Use volumeClaim."
+        path = f"spec.checkpoints.volumeClaim.name: {claim.name}"
+        if not can_mount(study):
+            return f"{path}: this kind of workload has no pod template to which a volume could be added. Use a Job."
+        found = await self._client.get(CLAIMS, study.metadata.namespace, claim.name)
+        if found is None:
+            return f"{path}: there is no such PersistentVolumeClaim in this namespace. Create it with accessModes: [ReadWriteMany]."
+        if "ReadWriteMany" not in (modes := found["spec"].get("accessModes") or ()):
+            remedy = (
+                "Trials on several nodes share it: create one with a storage class that can (NFS, CephFS, Filestore, EFS, Lustre)."
+            )
+            return f"{path}: must be ReadWriteMany, and is {', '.join(modes)}. {remedy}"
+        return ""
 
     async def _dry_run(self, state: StudyState, study: Study, seed: int) -> None:
         problem = problem_of(study.spec, seed)
@@ -281,7 +310,8 @@ class Controller:
         assert state.study is not None and state.ledger is not None and state.study.status.seed is not None
         if state.consultant is None:
             spec = state.study.spec
-            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule)
+            donors = spec.checkpoints is not None
+            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule, donors=donors)
         if state.consultant.busy:
             return
         state.consultant.ask(state.ledger, question.first, question.count)

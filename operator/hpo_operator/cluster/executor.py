@@ -8,24 +8,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import STUDIES, TRIALS, Client, Object, RequestFailed
+from hpo_operator.cluster.cleanup import cleanup_manifest
+from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
 from hpo_operator.cluster.store import StudyState, version_of
 from hpo_operator.planner import (
     Action,
     Ask,
+    Cleanup,
+    Collect,
     CreateTrial,
+    EndCleanup,
     LookForWorkload,
     StartWorkload,
     StopWorkload,
+    WriteCheckpoint,
     WriteStudy,
     WriteTrial,
 )
-from hpo_operator.resources import StudyStatus, Trial, TrialStatus
+from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
 CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
@@ -43,9 +49,10 @@ class NameConflict(Exception):
 class Executor:
     """Writes to the API server for all Studies, and keeps the store at what it has written."""
 
-    def __init__(self, client: Client, recorder: Recorder) -> None:
+    def __init__(self, client: Client, recorder: Recorder, cleanup_image: str | None = None) -> None:
         self._client = client
         self._recorder = recorder
+        self._cleanup_image = cleanup_image
 
     async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
         """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
@@ -79,6 +86,15 @@ class Executor:
                         group.create_task(self._limited(limit, self._stop(state, number)))
                     case LookForWorkload(number):
                         group.create_task(self._limited(limit, self._look(state, number)))
+                        changed = True
+                    case WriteCheckpoint(number, record):
+                        group.create_task(self._limited(limit, self._write_checkpoint(state, number, record)))
+                        changed = True
+                    case Collect(numbers):
+                        await self._collect(state, numbers)
+                        changed = True
+                    case EndCleanup():
+                        await self._end_cleanup(state)
                         changed = True
                     case WriteStudy(status):
                         later = await self._write_study(state, status)
@@ -171,6 +187,44 @@ class Executor:
             return
         state.put_trial(stored)
         self._tell_trial(state, name, status)
+
+    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
+        assert state.ledger is not None
+        name, status = state.ledger.trials[number].metadata.name, {"checkpoint": record.manifest()}
+        try:
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
+        except RequestFailed as failure:
+            if failure.status not in (404, 409):
+                raise
+            await self._refresh_trial(state, number, name)
+            return
+        state.put_trial(stored)
+
+    async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
+        """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
+        assert state.study is not None
+        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image)
+        name = manifest["metadata"]["name"]
+        try:
+            state.cleanup = await self._client.create(JOBS, state.namespace, manifest)
+        except RequestFailed as failure:
+            if failure.transient:
+                raise
+            found = await self._client.get(JOBS, state.namespace, name) if failure.status == 409 else None
+            if found is not None and _owned_by(found, state.uid):
+                state.cleanup = found
+            else:
+                state.uncleanable = Cleanup(tuple(numbers), ended=datetime.now(UTC), message=failure.message)
+
+    async def _end_cleanup(self, state: StudyState) -> None:
+        assert state.study is not None
+        seen = state.view(datetime.now(UTC)).cleanup
+        if seen is not None and not seen.succeeded:
+            self._recorder.record(state.raw, "Warning", "CleanupFailed", f"Checkpoints could not be removed: {seen.message}")
+        if state.cleanup is not None:
+            metadata = state.cleanup["metadata"]
+            await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
+        state.cleanup = state.uncleanable = None
 
     async def _refresh_trial(self, state: StudyState, number: int, name: str) -> None:
         """Somebody else has written, or deleted, a Trial: take in what is there, and let the next plan decide on it."""

@@ -16,7 +16,8 @@ from typing import Any
 from hpo_algorithms.registry import STOPPING
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import PODS, TRIALS, Client, Kind
+from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
+from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
 from hpo_operator.cluster.observing import GONE, observe, reference
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
@@ -24,7 +25,7 @@ from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import metrics_wanted
-from hpo_operator.planner import Consultation, Refusal, View
+from hpo_operator.planner import Cleanup, Consultation, Refusal, View
 from hpo_operator.reports import Report
 from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
 from hpo_operator.study_lifecycle import is_over
@@ -53,7 +54,8 @@ class StudyState:
     with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
     the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
     what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
-    for. `timer` ends the wait for the worker process: for its answer, or else for another question.
+    for. `timer` ends the wait for the worker process: for its answer, or else for another question. `cleanup` is the Job that
+    removes checkpoints, `uncleanable` one that the API server has refused.
     """
 
     namespace: str
@@ -85,6 +87,8 @@ class StudyState:
     timer: asyncio.TimerHandle | None = None
     asked_at: float = 0.0
     source: Source = UNCONFIGURED
+    cleanup: Object | None = None
+    uncleanable: Cleanup | None = None
     logged: dict[int, Report] = field(default_factory=dict)
     logs_read: set[int] = field(default_factory=set)
 
@@ -98,7 +102,8 @@ class StudyState:
         stopping = not STOPPING.isdisjoint(self.study.spec.schedule or ())
         standing = c.condition(self.study.status.conditions, c.METRICS_AVAILABLE)
         metrics = self.source.availability(timedelta(seconds=self.study.spec.metrics.interval_seconds), standing)
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics)
+        cleanup = seen_cleanup(self.cleanup) if self.cleanup is not None else self.uncleanable
+        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics, cleanup)
 
     @property
     def is_history(self) -> bool:
@@ -106,7 +111,7 @@ class StudyState:
         if self.study is None or self.ledger is None or not is_over(self.study.status):
             return False
         ledger = self.ledger
-        return not (ledger.active or ledger.uncleaned or ledger.removed or ledger.kept)
+        return not (ledger.active or ledger.uncleaned or ledger.removed or ledger.kept or ledger.collecting or self.cleanup)
 
     def is_known(self, number: int) -> bool:
         """Whether a Trial's workload has been seen, or is known not to be there."""
@@ -250,6 +255,8 @@ class Store:
 
     def workload(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a workload."""
+        if is_cleanup(raw):
+            return self._cleanup(event, raw)
         state, number = self._place(raw)
         if state is None or number is None or not _is_of_trial(raw) or state.is_being_listed("workload", event, raw):
             return None
@@ -278,6 +285,18 @@ class Store:
             return None
         pods[uid] = slim_pod(raw, gone=event == "DELETED")
         state.seen.pop(number, None)
+        return state.uid
+
+    def _cleanup(self, event: str | None, raw: Object) -> str | None:
+        state = self.studies.get((raw["metadata"]["labels"]).get(STUDY_UID_LABEL, ""))
+        if state is None or state.is_being_listed("workload", event, raw):
+            return None
+        known = state.cleanup
+        if event == "DELETED":
+            if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
+                state.cleanup = None
+        elif known is None or version_of(known) < version_of(raw):
+            state.cleanup = raw
         return state.uid
 
     def _place(self, raw: Object) -> tuple[StudyState | None, int | None]:
@@ -325,6 +344,8 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
     try:
         trials = {each["spec"]["number"]: each async for each in client.list(TRIALS, state.namespace, selector)}
         workloads = [each async for each in client.list(kind, state.namespace, selector)]
+        if kind != JOBS and ledger.spec.checkpoints is not None:
+            workloads += [each async for each in client.list(JOBS, state.namespace, f"{selector},{CLEANUP_LABEL}")]
         pods = [each async for each in client.list(PODS, state.namespace, selector)]
     finally:
         missed, state.missed = state.missed, None
@@ -335,6 +356,7 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         ledger.remove(number)
     known, state.workloads, state.pods = state.workloads, {}, {}
     state.seen.clear()
+    state.cleanup = None
     for each in workloads:
         store.workload(None, each)
     for each in pods:
