@@ -29,6 +29,7 @@ from hpo_algorithms.trials import Answer, History, Problem, Proposal, Stop, Tria
 ROWS = 150  # results that the model looks at, the newest: with a tenth forgotten a generation, older ones say nothing
 LEAST = 2  # results below which copies are drawn from the space
 CLIP = 2.0  # standard deviations: one jump, as when a learning rate falls, would hide all other differences
+HUGE = 1e100  # a gain: the squares of larger ones are no numbers
 FORGOTTEN = 0.1  # of what a name has earned, a generation
 EFFORT = Effort(uniform=300, near=100, starts=3, tries=16, rounds=6)
 
@@ -163,8 +164,9 @@ def _standardised(gains: np.ndarray) -> np.ndarray:
     found = np.full(len(gains), -CLIP)
     finite = np.isfinite(gains)
     if finite.any():
-        middle, spread = gains[finite].mean(), gains[finite].std()
-        found[finite] = np.clip((gains[finite] - middle) / (spread if spread > 0 else 1.0), -CLIP, CLIP)
+        known = np.clip(gains[finite], -HUGE, HUGE)
+        spread = known.std()
+        found[finite] = np.clip((known - known.mean()) / (spread if spread > 0 else 1.0), -CLIP, CLIP)
     return found
 
 
