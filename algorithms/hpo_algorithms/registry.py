@@ -29,6 +29,8 @@ ALGORITHMS: dict[str, str] = {
     "cmaes": "hpo_algorithms.samplers.cmaes:CMAES",
     "pso": "hpo_algorithms.samplers.pso:PSO",
     "ga": "hpo_algorithms.samplers.ga:GA",
+    "pbt": "hpo_algorithms.population.pbt:PBT",
+    "pb2": "hpo_algorithms.population.pb2:PB2",
 }
 
 SCHEDULES: dict[str, str] = {
@@ -45,6 +47,9 @@ SCHEDULES: dict[str, str] = {
 DEFAULT_ALGORITHM = "auto"
 # Algorithm -> the schedule that it takes when none is named; flat for all others.
 DEFAULT_SCHEDULE: dict[str, str] = {"bohb": "hyperband"}
+
+# The algorithms whose Trials start from each other's checkpoints: they work with a store of checkpoints only.
+CONTINUING = frozenset({"pbt", "pb2"})
 
 # The schedules that end Trials early: they must be asked when curves have grown.
 STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})

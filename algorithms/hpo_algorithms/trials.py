@@ -126,7 +126,8 @@ class Answer:
 
 
 SEARCH_EXHAUSTED = "SearchExhausted"  # every configuration of a finite space has been tried
-SCHEDULE_FINISHED = "ScheduleFinished"  # the schedule has run all its brackets
+SCHEDULE_FINISHED = "ScheduleFinished"  # the schedule has run all its brackets, or the population all its generations
+POPULATION_LOST = "PopulationLost"  # no member of the population is left that could be continued
 
 
 @dataclass(frozen=True, slots=True)

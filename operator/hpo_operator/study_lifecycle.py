@@ -210,7 +210,7 @@ def _explanation(view: View, reason: str) -> str:
         c.SEARCH_EXHAUSTED: "Every configuration of the space has been tried.",
         c.SCHEDULE_FINISHED: "The schedule has come to its end.",
         c.TOO_MANY_FAILURES: f"{failed} Trials have failed (limits.maxFailedTrials: {limits.max_failed_trials}).{_latest(view)}",
-        c.POPULATION_LOST: f"No member of the population is left that could be continued.{_latest(view)}",
+        c.POPULATION_LOST: f"No member of the population is left that has a result and a checkpoint to go on from.{_latest(view)}",
     }.get(reason, "")
 
 
