@@ -52,7 +52,9 @@ class DriftingGP:
 
     def with_running(self, X: np.ndarray, t: np.ndarray) -> DriftingGP:
         """The same process as if results were known at more points. Only its `deviation` means anything: it asks for no targets."""
-        return DriftingGP(np.concatenate([self._X, X]), np.append(self._t, t), np.append(self._y, np.zeros(len(X))), self.theta)
+        return DriftingGP(
+            np.concatenate([self._X, X]), np.append(self._t, t), np.append(self._y, np.zeros(len(X))), self.theta
+        )
 
 
 def _kernel(theta: np.ndarray, X: np.ndarray, t: np.ndarray, Z: np.ndarray, s: np.ndarray) -> np.ndarray:

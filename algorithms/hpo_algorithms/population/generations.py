@@ -219,7 +219,9 @@ def donors(problem: Problem, history: History, rules: Rules) -> frozenset[int]:
     return Population(problem, history, rules).donors()
 
 
-def _first_ones(problem: Problem, history: History, numbers: Sequence[int], steps: Sequence[Step]) -> list[tuple[Params, Origin]]:
+def _first_ones(
+    problem: Problem, history: History, numbers: Sequence[int], steps: Sequence[Step]
+) -> list[tuple[Params, Origin]]:
     """Configurations to begin with: those that the user gave, then points spread evenly over the space, none twice if possible."""
     given = untried(problem, history)[: len(numbers)]
     members = dict(zip(numbers, [step.member for step in steps if step.donor is None], strict=True))

@@ -44,16 +44,11 @@ class PBT:
         None, "Length of a generation in units of the budget; budget.min where not given.", minimum=1, maximum=1_000_000
     )
     exploit: str = setting(
-        "truncation",
-        "Who becomes a copy of whom: the worst of the best, or each loser of a duel.",
-        choices=("truncation", "tournament"),
+        "truncation", "Who becomes a copy of whom: the worst of the best, or each loser of a duel.", choices=("truncation", "tournament")
     )
     truncation: float = setting(0.2, "Share of the members that are worst, and that are best.", minimum=0.01, maximum=0.5)
     perturbation: float = setting(
-        0.2,
-        "Share by which a number grows or shrinks; on a linear scale at most this share of the range.",
-        minimum=0.01,
-        maximum=0.9,
+        0.2, "Share by which a number grows or shrinks; on a linear scale at most this share of the range.", minimum=0.01, maximum=0.9
     )
     resample: float = setting(0.25, "Probability that a parameter of a copy is drawn anew.", minimum=0, maximum=1)
     mode: str = setting(
