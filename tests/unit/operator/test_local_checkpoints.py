@@ -1,8 +1,15 @@
 """Trainings that continue on a laptop: a promoted Trial starts from its donor's weights, to the last bit, or not at all."""
 
+import json
+import os
+import signal
+
 import pytest
 from hpo._checkpoints_manifest import read_manifest, verify
+from hpo_algorithms import Answer, Origin, Proposal
+from hpo_algorithms.trials import SCHEDULE_FINISHED
 from hpo_operator import conditions as c
+from hpo_operator import worker
 
 from tests.unit.operator.local_studies import Fork, Laptop, kill_at, wait_until, without_a_worker
 
@@ -163,6 +170,38 @@ def test_a_program_that_saves_nothing_is_trained_from_the_beginning_on_each_rung
     assert all(trial.spec.restore_from is None for trial in trials.values())
 
 
+class Population:
+    """One Trial, and then two that both start from its checkpoint."""
+
+    def errors(self, problem):
+        return ()
+
+    def propose(self, problem, history, first, count):
+        if not history:
+            return Answer((Proposal({"x": 0.5}, 1),))
+        if any(trial.active for trial in history):
+            return Answer()
+        if len(history) > 1:
+            return Answer(finished=SCHEDULE_FINISHED)
+        return Answer(tuple(Proposal({"x": x}, 2, donor=0, origin=Origin.PERTURBED) for x in (0.25, 0.75)))
+
+    def stops(self, problem, history):
+        return ()
+
+    def donors(self, problem, history):
+        return frozenset({0})
+
+
+def test_two_trials_that_start_from_one_donor_at_once_both_get_its_weights(laptop, monkeypatch):
+    monkeypatch.setattr(worker, "build", lambda problem, algorithm, schedule: Population())
+    write(laptop, schedule=None, limits={"maxTrials": 9})
+    trials = run(laptop)
+    assert [reason(trial) for trial in trials.values()] == [c.COMPLETED] * 3
+    digest = trials[0].status.checkpoint.digest
+    assert sorted(began(laptop))[1:] == [(1, 1, digest, "tiny-0"), (2, 1, digest, "tiny-0")]
+    assert trials[1].status.checkpoint.digest != trials[2].status.checkpoint.digest, "then each goes its own way"
+
+
 # Faults
 
 
@@ -213,13 +252,16 @@ def test_a_program_that_ends_as_if_its_donor_was_gone_though_it_has_none_has_fai
 # Interruptions
 
 
-def test_a_killed_program_and_runner_go_on_from_the_trial_s_own_newest_checkpoint(laptop):
+@pytest.mark.parametrize("program_too", [False, True], ids=["the runner", "both"])
+def test_after_kill_9_a_trial_goes_on_from_its_own_newest_checkpoint(laptop, program_too):
     write(laptop, schedule=None, limits={"maxTrials": 1}, parallelism=1)
     (laptop.folder / "stop-0-2").touch()
     process = laptop.start("--quiet")
     wait_until(lambda: laptop.lines("waits"), "the training is under way", process)
-    process.kill()  # the program is ended by the next runner
+    process.kill()
     process.wait()
+    if program_too:  # else the next runner ends it
+        os.kill(json.loads((laptop.results / "trials" / "0000" / "process.json").read_text())["pid"], signal.SIGKILL)
     (laptop.folder / "stop-0-2").unlink()
     trials = run(laptop)
     assert [each[1] for each in began(laptop)] == [0, 2]
