@@ -69,8 +69,7 @@ class StoreCollector:
             for ended, count in state.ledger.reasons.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
-            if state.study.spec.checkpoints is not None:
-                stored.add_metric(key, state.ledger.checkpoint_bytes)
+            stored.add_metric(key, state.ledger.checkpoint_bytes)
             held.add_metric(key, _gpus(state))
             for name, limit in _limits(state.study.spec.limits):
                 limits.add_metric([*key, name], limit)
