@@ -96,8 +96,8 @@ def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at:
                 seconds[n] += row["seconds"], row["asked"]
             shown = "  ".join(f"{value:7.4f}" for value in regrets[n, t].mean(axis=0))
             print(f"{task.name:40s} {name:28s} {shown}", flush=True)
-    after = "/".join(map(str, at))
-    print(f"\nmean normalised regret at {after} full trainings, {len(tasks)} tasks, {len(seeds)} seeds (standard error)")
+    when = "/".join(map(str, at))
+    print(f"\nmean normalised regret at {when} full trainings, {len(tasks)} tasks, {len(seeds)} seeds (standard error)")
     for n, name in enumerate(names):
         means = regrets[n].mean(axis=(0, 1))
         errors = regrets[n].mean(axis=0).std(axis=0, ddof=1) / np.sqrt(len(seeds)) if len(seeds) > 1 else np.zeros(len(at))

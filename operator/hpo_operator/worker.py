@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from hpo_algorithms import Algorithm, Answer, Origin, Problem, Stop, Trial, build
-from hpo_algorithms.registry import DEFAULT_SCHEDULE
+from hpo_algorithms.registry import default_schedule
 
 FALLBACK: dict[str, dict[str, Any]] = {"sobol": {}}
 HEADER = struct.Struct(">Q")
@@ -118,7 +118,7 @@ class Method:
         """
         opening = self._opening
         name = next(iter(opening.algorithm))
-        schedule = opening.schedule or ({DEFAULT_SCHEDULE[name]: {}} if name in DEFAULT_SCHEDULE else None)
+        schedule = opening.schedule or {default_schedule(name, opening.problem): {}}
         method = build(opening.problem, FALLBACK, schedule)
         numbered = [replace(trial, memo=str(trial.number)) for trial in known]
         answer = NOTHING

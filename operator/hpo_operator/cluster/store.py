@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from hpo_algorithms.registry import STOPPING
+from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
@@ -111,7 +111,7 @@ class StudyState:
         for number in (*self.ledger.active, *self.ledger.uncleaned, *self.ledger.removed):
             if self.is_known(number):
                 seen[number] = self.workload(number)
-        stopping = not STOPPING.isdisjoint(self.study.spec.schedule or ())
+        stopping = stops_early(self.study.spec.schedule)
         standing = c.condition(self.study.status.conditions, c.METRICS_AVAILABLE)
         metrics = self.source.availability(timedelta(seconds=self.study.spec.metrics.interval_seconds), standing)
         wait = self.written + STUDY_WRITE_SECONDS - time.monotonic()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from hpo_algorithms import AlgorithmsError, Fault
-from hpo_algorithms.registry import STOPPING
+from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
@@ -203,7 +203,7 @@ class LocalRunner:
         return ended
 
     def _view(self, workloads: dict[int, Workload]) -> View:
-        stopping = not STOPPING.isdisjoint(self._study.spec.schedule or ())
+        stopping = stops_early(self._study.spec.schedule)
         return View(self._study, self._ledger, workloads, _now(), self._consultation, stopping, cleanup=self._cleanup)
 
     def _workloads(self) -> dict[int, Workload]:
