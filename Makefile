@@ -29,6 +29,7 @@ lint: $(VENV)/.test  ## Style, layers and types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m hpo_operator.crds --check
+	$(BIN)/python -m helm.generate --check
 	$(BIN)/mypy
 
 .PHONY: unit
@@ -49,14 +50,14 @@ endef
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
 	@echo "== Tests on a real control plane (its programs are built at first: some fifteen minutes)"
 	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
-	$(BIN)/python -m tests.testbed build control-plane metrics && \
+	$(BIN)/python -m tests.testbed build control-plane metrics chart && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
 
 .PHONY: node
 node: $(VENV)/.test  ## Tests on a real node with real pods: needs root and Debian's packages too
 	@echo "== Tests on a real node (its programs and images are built at first: some ten minutes)"
 	@$(call unless_missing,node,tests/cluster); \
-	$(BIN)/python -m tests.testbed build control-plane cluster python learning && \
+	$(BIN)/python -m tests.testbed build control-plane cluster chart python learning && \
 	$(BIN)/python -m tests.cluster.images && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest \
 		tests/testbed/test_namespaces.py tests/testbed/test_cluster.py tests/cluster -m cluster

@@ -23,11 +23,14 @@ ALGORITHMS: dict[str, str] = {
     "grid": "hpo_algorithms.samplers.grid:Grid",
     "tpe": "hpo_algorithms.samplers.tpe:TPE",
     "gp": "hpo_algorithms.samplers.gp:GaussianProcess",
+    "smac": "hpo_algorithms.samplers.smac:SMAC",
     "kde": "hpo_algorithms.samplers.kde:KDE",
     "bohb": "hpo_algorithms.samplers.kde:BOHB",
     "cmaes": "hpo_algorithms.samplers.cmaes:CMAES",
     "pso": "hpo_algorithms.samplers.pso:PSO",
     "ga": "hpo_algorithms.samplers.ga:GA",
+    "pbt": "hpo_algorithms.population.pbt:PBT",
+    "pb2": "hpo_algorithms.population.pb2:PB2",
 }
 
 SCHEDULES: dict[str, str] = {
@@ -42,6 +45,9 @@ SCHEDULES: dict[str, str] = {
 }
 
 DEFAULT_ALGORITHM = "auto"
+# The algorithms whose Trials start from each other's checkpoints: they work with a store of checkpoints only.
+CONTINUING = frozenset({"pbt", "pb2"})
+
 # The schedules that only end Trials early.
 STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})
 

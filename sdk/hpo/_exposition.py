@@ -2,6 +2,7 @@
 
     hpo_trial_metric{metric="val_loss"} 0.031
     hpo_trial_step 27
+    hpo_trial_parameter{parameter="lr",value="0.01"} 0.01
 
 Which Trial it is, Prometheus knows from the labels of the pod. This module is imported when there is something to serve:
 it is the one that needs prometheus-client, which takes longer to import than all the rest.
@@ -20,10 +21,13 @@ from prometheus_client.registry import Collector
 
 
 class TrialCollector(Collector):
-    """What `latest` returns, step and metrics, asked for once a scrape so that the two belong together."""
+    """What `latest` returns, step and metrics, asked for once a scrape so that the two belong together; and the parameters.
 
-    def __init__(self, latest: Callable[[], tuple[int, Mapping[str, float]]]) -> None:
-        self._latest = latest
+    A parameter that is a word has no number: it is in the label alone.
+    """
+
+    def __init__(self, latest: Callable[[], tuple[int, Mapping[str, float]]], parameters: Mapping[str, object]) -> None:
+        self._latest, self._parameters = latest, parameters
 
     def collect(self) -> Iterator[Metric]:
         step, metrics = self._latest()
@@ -32,6 +36,11 @@ class TrialCollector(Collector):
             values.add_metric([name], value)
         yield values
         yield GaugeMetricFamily("hpo_trial_step", "The step of the last report.", value=step)
+        tried = GaugeMetricFamily("hpo_trial_parameter", "What the Trial tries.", labels=["parameter", "value"])
+        for name, given in self._parameters.items():
+            number = float(given) if isinstance(given, (int, float)) else float("nan")
+            tried.add_metric([name, str(given)], number)
+        yield tried
 
     def describe(self) -> list[Metric]:
         return []  # otherwise registering would collect
@@ -45,9 +54,9 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
 
-def serve(port: int, latest: Callable[[], tuple[int, Mapping[str, float]]]) -> None:
+def serve(port: int, latest: Callable[[], tuple[int, Mapping[str, float]]], parameters: Mapping[str, object]) -> None:
     """Serves /metrics on all IPv4 addresses from a daemon thread; an OSError says that the port cannot be had."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(TrialCollector(latest))
+    registry.register(TrialCollector(latest, parameters))
     server = _Server(("0.0.0.0", port), MetricsHandler.factory(registry))
     threading.Thread(target=server.serve_forever, name="hpo-metrics", daemon=True).start()

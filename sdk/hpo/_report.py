@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from hpo._environment import Environment
-from hpo._errors import InvalidStep
+from hpo._errors import InvalidEnvironment, InvalidStep
 from hpo._files import append_line, settle, write_last_line
 from hpo._message import (
     Restored,
@@ -166,9 +166,15 @@ class Reporter:
         try:
             from hpo._exposition import serve
 
-            serve(port, lambda: self._latest)
+            serve(port, lambda: self._latest, self._parameters())
         except (ImportError, RuntimeError) as error:  # no prometheus-client; no new threads as the interpreter ends
             raise OSError(str(error)) from error
+
+    def _parameters(self) -> Mapping[str, object]:
+        try:
+            return Environment().parameters or {}
+        except InvalidEnvironment:  # whoever asks for them is told
+            return {}
 
 
 _reporter: Reporter | None = None

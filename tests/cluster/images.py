@@ -1,12 +1,14 @@
-"""The images of the examples, built as their Dockerfiles say, and built again only when something in them has changed.
+"""The images of operator and examples, built as their Dockerfiles say, and built again only when something in them has changed.
 
 python -m tests.cluster.images   # once, outside of the enclosure: pip needs a package index
 """
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import yaml
 
 from tests.testbed import images
 from tests.testbed.binaries import cache_directory
@@ -17,7 +19,17 @@ VERSION = "0.1.0"
 EXAMPLES = ("digits-svm", "digits-mlp", "command-line-program")
 BASE = images.LEARNING
 
-SOURCES = ("images/trial/Dockerfile", "sdk/pyproject.toml", "sdk/README.md", "sdk/hpo/*.py", "sdk/hpo/py.typed")
+SOURCES = {
+    "examples": (
+        *("images/trial/Dockerfile", "sdk/pyproject.toml", "sdk/README.md", "sdk/hpo/*.py", "sdk/hpo/py.typed"),
+        *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py")),
+    ),
+    "chart": (
+        *("images/operator/Dockerfile", "constraints.txt", "pyproject.toml", "sdk/pyproject.toml", ".dockerignore"),
+        *("algorithms/**/*.py", "operator/**/*.py", "sdk/hpo/*.py"),
+    ),
+}
+"""What goes into the images, by what they are for."""
 KEPT_SECONDS = 86400.0
 """How long archives of older sources are kept: another working tree may use them. One is half a gigabyte."""
 
@@ -28,38 +40,55 @@ def tag(name: str) -> str:
 
 
 TRIAL = tag("trial")
-"""Python with the SDK and scikit-learn: the base of all the others."""
+"""Python with the SDK and scikit-learn: the base of the examples' images."""
+OPERATOR = tag("operator")
+_VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
+PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
+"""By the name that the chart has for it; made of the test bed's own program."""
 
 
 def archives() -> list[Path]:
-    """The archives of all images. Raises MissingTool inside the enclosure, when they must be built outside of it first."""
-    stamps = cache_directory() / "examples"
-    stamp = stamps / _digest()
+    """The archives of the examples' images. Raises MissingTool inside the enclosure when they must be built first, outside."""
+    return _kept("examples", BASE, _examples)
+
+
+def of_the_chart() -> list[Path]:
+    """The archives of what the chart runs. Raises MissingTool as `archives` does."""
+    return _kept("chart", images.PYTHON, _chart)
+
+
+def _examples() -> Iterator[Path]:
+    yield images.build(ROOT / "sdk", TRIAL, base=BASE, dockerfile=ROOT / "images" / "trial" / "Dockerfile")
+    for name in EXAMPLES:
+        yield images.build(ROOT / "examples" / name, tag(name), base=BASE, arguments={"BASE": TRIAL})
+
+
+def _chart() -> Iterator[Path]:
+    yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=ROOT / "images" / "operator" / "Dockerfile")
+    yield images.program_image("prometheus", PROMETHEUS)
+
+
+def _kept(what: str, base: images.Base, build: Callable[[], Iterator[Path]]) -> list[Path]:
+    stamps = cache_directory() / what
+    stamp = stamps / _digest(what, base)
     if stamp.exists():
         found = [Path(line) for line in stamp.read_text().splitlines()]
         if all(archive.exists() for archive in found):
             return found
     if enclosed():
-        raise MissingTool("the image of the examples as they are now", "build it with: python -m tests.cluster.images")
-    images.build_base(BASE)
-    built = [*_build()]
+        raise MissingTool(f"the images ({what}) as they are now", "build them with: python -m tests.cluster.images")
+    images.build_base(base)
+    built = [*build()]
     stamps.mkdir(parents=True, exist_ok=True)
     stamp.write_text("".join(f"{archive}\n" for archive in built))
     _forget_the_old(stamps, {*built})
     return built
 
 
-def _build() -> Iterator[Path]:
-    yield images.build(ROOT / "sdk", TRIAL, base=BASE, dockerfile=ROOT / "images" / "trial" / "Dockerfile")
-    for name in EXAMPLES:
-        yield images.build(ROOT / "examples" / name, tag(name), base=BASE, arguments={"BASE": TRIAL})
-
-
-def _digest() -> str:
+def _digest(what: str, base: images.Base) -> str:
     """A hash of all that goes into the images."""
-    found = hashlib.sha256(BASE.tag.encode())
-    patterns = [*SOURCES, *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py"))]
-    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
+    found = hashlib.sha256(f"{base.tag} {PROMETHEUS if what == 'chart' else ''}".encode())
+    for path in sorted(path for pattern in SOURCES[what] for path in ROOT.glob(pattern)):
         content = path.read_bytes()
         found.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
     return found.hexdigest()[:24]
@@ -74,5 +103,5 @@ def _forget_the_old(stamps: Path, used: set[Path]) -> None:
 
 
 if __name__ == "__main__":
-    for each in archives():
+    for each in (*archives(), *of_the_chart()):
         print(each)

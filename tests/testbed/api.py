@@ -10,6 +10,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 REQUEST_SECONDS = 30.0
+IDLE_SECONDS = 30.0
 
 
 class Resource(NamedTuple):
@@ -164,6 +166,10 @@ class Api:
             raise
 
     def _connection(self) -> http.client.HTTPSConnection:
+        idle = time.monotonic() - getattr(self._local, "used", 0.0)
+        self._local.used = time.monotonic()
+        if idle > IDLE_SECONDS and hasattr(self._local, "connection"):
+            self._local.connection.close()  # the server may have done so, and it opens anew by itself
         if not hasattr(self._local, "connection"):
             self._local.connection = http.client.HTTPSConnection(self.host, self.port, context=self._tls, timeout=REQUEST_SECONDS)
         connection: http.client.HTTPSConnection = self._local.connection

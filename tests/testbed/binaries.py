@@ -96,15 +96,20 @@ SETS: dict[str, tuple[Program, ...]] = {
         Program("coredns", "coredns", "github.com/coredns/coredns"),
     ),
     "metrics": _PROMETHEUS,
-    "extras": (
+    "chart": (
         Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+        Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
+    ),
+    "extras": (
         Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
         Program("jobset", "jobset", "sigs.k8s.io/jobset"),
         Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
-        Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
     ),
 }
 """What is built together, by the level of tests that needs it."""
+
+MANIFESTS = {"control-plane": ("jobset",)}
+"""Of which programs only the CRDs are needed, by the same levels: their modules are downloaded."""
 
 PROGRAMS = {program.name: program for programs in SETS.values() for program in programs}
 
@@ -144,7 +149,11 @@ def build(levels: Iterable[str] = ("control-plane",), say: Callable[[str], None]
 
     Raises MissingTool without go, BuildFailed with what go said. Builds of two callers wait for each other.
     """
-    wanted = [each for level in levels for each in SETS[level] if not each.path().exists()]
+    levels = list(levels)
+    for name in [each for level in levels for each in MANIFESTS.get(level, ())]:
+        if shutil.which("go") is not None:
+            say(f"{name}: manifests in {sources(name)}")
+    wanted = [*dict.fromkeys(each for level in levels for each in SETS[level] if not each.path().exists())]  # sets overlap
     if not wanted:
         return
     if shutil.which("go") is None:

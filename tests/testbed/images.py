@@ -103,16 +103,21 @@ def base_archive(base: Base) -> Path:
 
 
 def pause_image() -> Path:
-    """The archive of the pause image, made of one static program."""
-    if not _exists(PAUSE):
+    """The archive of the pause image."""
+    return program_image("pause", PAUSE)
+
+
+def program_image(name: str, tag: str) -> Path:
+    """The archive of an image that is made of one static program of the test bed, for pods that run what upstream publishes."""
+    if not _exists(tag):
         container = _buildah("from", "scratch").strip()
         try:
-            _buildah("copy", "--quiet", container, str(program("pause")), "/pause")
-            _buildah("config", "--entrypoint", '["/pause"]', container)
-            _buildah("commit", "--quiet", container, PAUSE)
+            _buildah("copy", "--quiet", container, str(program(name)), f"/bin/{name}")
+            _buildah("config", "--entrypoint", f'["/bin/{name}"]', container)
+            _buildah("commit", "--quiet", container, tag)
         finally:
             _buildah("rm", container)
-    return _archive(PAUSE)
+    return _archive(tag)
 
 
 def _require(base: Base) -> None:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.schedules.requirements import budget_needed, one_objective
-from hpo_algorithms.schedules.rungs import fit_to_rise, rungs
+from hpo_algorithms.schedules.rungs import fit_to_rise, rungs, unless_lost
 from hpo_algorithms.settings import setting
 from hpo_algorithms.trials import History, Place, Problem, Slot, Stop, Trial
 
@@ -53,7 +53,7 @@ class ASHA:
         for rung in reversed(range(len(budgets) - 1)):
             ended = [trial for trial in on[rung] if not trial.active]
             most = len(ended) // self.eta
-            rising = _not_risen(_repeats_behind(fit_to_rise(ended)[:most]), on[rung + 1])
+            rising = _rising(fit_to_rise(ended), on[rung + 1], most)
             if self.capped:
                 del rising[max(most - len(on[rung + 1]), 0) :]
             found += [Place(budgets[rung + 1], Slot(rung=rung + 1, member=each.slot.member), each.number) for each in rising]
@@ -87,7 +87,7 @@ class ASHA:
         if self.form == "stopping":
             return frozenset()
         on = _by_rung(history, len(self._budgets(problem)))
-        return frozenset(trial.number for here, above in pairwise(on) for trial in _not_risen(fit_to_rise(here), above))
+        return frozenset(trial.number for here, above in pairwise(on) for trial in _rising(fit_to_rise(here), above, len(here)))
 
     def finished(self, problem: Problem, history: History) -> str:
         return ""
@@ -120,7 +120,15 @@ def _repeats_behind(best: Sequence[Trial]) -> list[Trial]:
     return sorted(best, key=lambda trial: firsts[trial.losses[0]] != trial.number)
 
 
-def _not_risen(trials: Sequence[Trial], above: Sequence[Trial]) -> list[Trial]:
-    """A promotion is read from the slots on the rung above, whatever the ranking says by now."""
+def _rising(fit: Sequence[Trial], above: Sequence[Trial], count: int) -> list[Trial]:
+    """Those of the best `count` that have not risen yet. One whose checkpoint is lost gives its place to the next best.
+
+    A promotion is read from the slots on the rung above, whatever the ranking says by now.
+    """
     risen = {trial.slot.member for trial in above}
-    return [trial for trial in trials if trial.slot.member not in risen]
+    rising = [trial for trial in _repeats_behind(fit[:count]) if trial.slot.member not in risen]
+    lost = sum(trial.lost for trial in rising)
+    if lost == 0:
+        return rising
+    next_best = [trial for trial in fit[count:] if trial.slot.member not in risen]
+    return unless_lost(rising) + unless_lost(next_best)[:lost]

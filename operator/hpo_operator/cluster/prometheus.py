@@ -93,11 +93,12 @@ class PrometheusSettings(Resource):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The run of a Trial that is measured: from when to when its program ran, and in which pods, if they are known."""
+    """The run of a Trial that is measured: from when to when its program ran, and in which pods of which namespace, if known."""
 
     started: datetime
     finished: datetime | None = None
     pods: frozenset[str] = frozenset()
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +280,8 @@ def join(spec: StudySpec, runs: Mapping[int, Run], series: Iterable[tuple[Labels
         run = runs.get(int(trial)) if re.fullmatch("[0-9]{1,9}", trial) else None
         if run is None or (run.pods and labels.get("pod") and labels["pod"] not in run.pods):
             continue
+        if run.namespace and labels.get("namespace", run.namespace) != run.namespace:
+            continue  # a pod of somebody else's, with labels that are not its own
         # Clocks of nodes differ, so that there is an interval's grace on both sides.
         begin = run.started.timestamp() - interval
         end = run.finished.timestamp() + interval + step if run.finished else math.inf

@@ -155,7 +155,7 @@ class Gatherer:
             workload = state.workload(number)
             if workload.started is None or not (workload.phase is Phase.RUNNING or workload.awaiting):
                 continue
-            found[number] = Run(workload.started, workload.finished, frozenset(_names(state, number)))
+            found[number] = Run(workload.started, workload.finished, frozenset(_names(state, number)), state.namespace)
         return found
 
     def _take(self, state: StudyState, runs: dict[int, Run], answer: Answer) -> None:

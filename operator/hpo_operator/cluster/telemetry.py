@@ -21,6 +21,8 @@ from hpo_operator.cluster.client import Client
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.informer import Watches
 from hpo_operator.cluster.store import StudyState
+from hpo_operator.resources import Limits
+from hpo_operator.workloads import Phase
 
 STUCK_SECONDS = 300.0  # a Study that has waited this long for its turn never gets it
 
@@ -46,11 +48,19 @@ class StoreCollector:
         )
         best = GaugeMetricFamily("hpo_study_best_objective", "First objective of the best Trial.", labels=labels)
         gpu = CounterMetricFamily("hpo_gpu_seconds", "GPU-seconds of ended Trials.", labels=labels)
+        stored = GaugeMetricFamily("hpo_checkpoint_bytes", "What the checkpoints that are kept take.", labels=labels)
+        held = GaugeMetricFamily("hpo_gpus", "GPUs of running Trials.", labels=labels)
+        limits = GaugeMetricFamily("hpo_study_limit", "What limits the Study.", labels=[*labels, "limit"])
+        standing = GaugeMetricFamily(
+            "hpo_study_condition", "1 for the reason that each condition has now.", labels=[*labels, "type", "status", "reason"]
+        )
         by_reason: dict[tuple[str, str], int] = {}
         for state in self._controller.store.studies.values():
             key = [state.namespace, state.name]
             reason = _reason(state)
             by_reason[state.namespace, reason] = by_reason.get((state.namespace, reason), 0) + 1
+            for each in (state.raw.get("status") or {}).get("conditions") or ():
+                standing.add_metric([*key, each["type"], each["status"], each["reason"]], 1)
             if state.study is None or state.ledger is None:
                 continue
             counts = state.study.status.trials
@@ -59,11 +69,15 @@ class StoreCollector:
             for ended, count in state.ledger.reasons.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
+            stored.add_metric(key, state.ledger.checkpoint_bytes)
+            held.add_metric(key, _gpus(state))
+            for name, limit in _limits(state.study.spec.limits):
+                limits.add_metric([*key, name], limit)
             if (value := _best(state)) is not None:
                 best.add_metric(key, value)
         for (namespace, reason), count in by_reason.items():
             studies.add_metric([namespace, reason], count)
-        yield from (studies, trials, finished, best, gpu)
+        yield from (studies, trials, finished, best, gpu, stored, held, limits, standing)
 
     def _process(self) -> Iterator[Metric]:
         queue = self._controller.queue
@@ -111,6 +125,17 @@ def _reason(state: StudyState) -> str:
     if state.study is None:
         return "NotAccepted"
     return c.reason(state.study.status.conditions, c.SUCCEEDED) or c.IN_PROGRESS
+
+
+def _gpus(state: StudyState) -> int:
+    assert state.ledger is not None
+    seen = (state.workload(number) for number in state.ledger.active if state.is_known(number))
+    return sum(each.gpus for each in seen if each.phase is Phase.RUNNING)
+
+
+def _limits(limits: Limits) -> Iterator[tuple[str, int]]:
+    given = {"trials": limits.max_trials, "failed_trials": limits.max_failed_trials, "gpu_seconds": limits.gpu_seconds}
+    yield from ((name, value) for name, value in given.items() if value is not None)
 
 
 def _best(state: StudyState) -> float | None:

@@ -223,11 +223,13 @@ class World:
             assert (proposal.slot.bracket, proposal.slot.rung, proposal.slot.member) not in places
         elif self.name.schedule is not None:
             assert proposal.budget == MAX_BUDGET
+        else:
+            taken = {(t.slot.generation, t.slot.member) for t in self.history}
+            assert (proposal.slot.generation, proposal.slot.member) not in taken
         if proposal.donor is not None:
             donor = self.history[proposal.donor]
             assert not donor.active
             assert donor.restorable
             assert donor.number in kept, "its checkpoint may have been collected already"
-            if proposal.origin is Origin.PROMOTED:
-                assert donor.params == proposal.params
-                assert (donor.budget or 0) < (proposal.budget or 0)
+            assert (donor.budget or 0) < (proposal.budget or 0)
+            assert donor.params == proposal.params or proposal.origin is Origin.PERTURBED

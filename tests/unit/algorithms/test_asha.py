@@ -155,6 +155,19 @@ def test_a_space_that_ran_out_leaves_the_promotions() -> None:
     assert run.start(8, exhausted=True) == []
 
 
+def test_the_next_best_rises_in_place_of_one_whose_checkpoint_is_lost_and_no_more_than_before() -> None:
+    run = Run(ASHA(), budgeted(1, 9))
+    run.end(run.start(6), by_number)
+    first, second = run.start(2)
+    assert [on(run.history, 0)[each.donor].number for each in (first, second)] == [0, 1]
+    lost = {0, 1}  # Trial 1 before anybody could start from it, Trial 0 after
+    run.history = [dataclasses.replace(each, restorable=False, lost=True) if each.number in lost else each for each in run.history]
+    run.history.remove(second)
+    sources = [place.source for place in run.schedule.places(run.problem, run.history, 3, exhausted=False)]
+    assert sources == [2, None, None]
+    assert run.schedule.donors(run.problem, run.history) == {2, 3, 4, 5}
+
+
 def test_checkpoints_are_kept_of_all_that_may_still_rise() -> None:
     run = Run(ASHA(), budgeted(1, 9))
     first = run.start(5)

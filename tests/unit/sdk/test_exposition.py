@@ -38,13 +38,13 @@ def scrape(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return {
-        (sample.name, sample.labels.get("metric")): sample.value
+        (sample.name, *sample.labels.values()) if sample.labels else (sample.name, None): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
 
-def test_a_scrape_shows_the_last_value_of_each_metric_and_the_step_and_nothing_else(trial, port):
+def test_a_scrape_shows_the_last_value_of_each_metric_the_step_the_parameters_and_nothing_else(trial, port):
     program = """
         import sys, hpo
         hpo.report({"val_loss": 0.5, "valid_1 \\"auc\\" ü": 0.75}, step=3)
@@ -55,7 +55,10 @@ def test_a_scrape_shows_the_last_value_of_each_metric_and_the_step_and_nothing_e
     with running(trial, program):
         samples = scrape(port)
     assert math.isnan(samples.pop(("hpo_trial_metric", "val_loss")))
+    assert math.isnan(samples.pop(("hpo_trial_parameter", "optimizer", "adam")))
     assert samples == {
+        ("hpo_trial_parameter", "lr", "0.001"): 0.001,
+        ("hpo_trial_parameter", "layers", "3"): 3,
         ("hpo_trial_step", None): 4,
         ("hpo_trial_metric", 'valid_1 "auc" ü'): 0.75,
         ("hpo_trial_metric", "worst"): -math.inf,
@@ -79,7 +82,7 @@ def test_a_scrape_in_the_middle_of_reports_shows_one_moment(trial, port):
         seen = [scrape(port) for _ in range(20)]
     assert len({tuple(samples.values()) for samples in seen}) > 1
     for samples in seen:
-        assert len(set(samples.values())) == 1
+        assert len({value for (name, *_), value in samples.items() if name != "hpo_trial_parameter"}) == 1
 
 
 def test_a_port_in_use_is_told_once_and_training_goes_on(trial, port):

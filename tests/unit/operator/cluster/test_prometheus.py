@@ -103,6 +103,14 @@ def test_a_step_without_a_value_makes_no_point() -> None:
     assert Series().steps({15: 1}).answer().trials == {}
 
 
+def test_samples_of_a_pod_in_another_namespace_are_not_the_Trials_whatever_its_labels_say() -> None:
+    runs = {0: Run(at(0), namespace="team-a")}
+    forged = Series().steps({15: 1}, namespace="team-b").losses({15: 0.0}, namespace="team-b")
+    assert forged.answer(runs).trials == {}
+    assert Series().steps({15: 1}, namespace="team-a").losses({15: 0.9}, namespace="team-a").curve(runs) == [(1, 0.9)]
+    assert Series().steps({15: 1}).losses({15: 0.9}).curve(runs) == [(1, 0.9)]
+
+
 def test_without_any_step_there_is_no_curve_for_scrapes_are_no_steps() -> None:
     found = Series().losses({15: 0.9, 30: 0.8}).answer().trials[0]
 

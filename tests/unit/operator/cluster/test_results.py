@@ -85,7 +85,7 @@ async def test_a_study_is_measured_at_its_interval_and_says_that_there_is_news()
     for seconds in (0, 0.5, 0.9, 1, 1.5, 2.1):
         await bench.tick(seconds)
 
-    assert bench.source.asked == [{0: Run(START, None, frozenset({"digits-0-a"}))}] * 3
+    assert bench.source.asked == [{0: Run(START, None, frozenset({"digits-0-a"}), "team-a")}] * 3
     assert bench.changed == [UID] * 3
     assert bench.cluster.workload.curve == ((1, 0.9),)
 
@@ -168,7 +168,7 @@ async def test_samples_of_a_lost_pod_are_forgotten_with_the_first_answer_about_t
     bench.source.answer = NOTHING
     await bench.tick(2)
 
-    assert bench.source.asked[-1] == {0: Run(at(1), None, frozenset({"digits-0-b"}))}
+    assert bench.source.asked[-1] == {0: Run(at(1), None, frozenset({"digits-0-b"}), "team-a")}
     assert cluster.workload.report is None
 
 
@@ -197,7 +197,7 @@ async def test_a_program_that_has_ended_without_its_result_is_asked_for_at_once_
     bench.gatherer.seek(cluster.state, 0)
     bench.source.answer = answering(2, 0.4)
     await bench.tick(0.2)
-    assert bench.source.asked[-1] == {0: Run(START, at(0.1), frozenset({"digits-0-a"}))}
+    assert bench.source.asked[-1] == {0: Run(START, at(0.1), frozenset({"digits-0-a"}), "team-a")}
     bench.gatherer.seek(cluster.state, 0)
     await bench.tick(0.3)
     assert len(bench.source.asked) == 2

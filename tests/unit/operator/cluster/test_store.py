@@ -59,6 +59,16 @@ def test_a_workload_that_is_gone_is_remembered_by_its_reference(store: Store) ->
     assert seen.ref.uid == "w0"
 
 
+def test_what_carries_the_labels_of_a_Trial_in_another_namespace_is_none_of_its(store: Store) -> None:
+    state = holding(store, a_trial(0))
+    pod = a_pod()
+    pod["metadata"]["namespace"] = "team-b"
+    assert store.workload("ADDED", a_job(namespace="team-b")) is None
+    assert store.pod("ADDED", pod) is None
+    assert (state.workloads, state.pods) == ({}, {})
+    assert store.workload("ADDED", a_job(namespace="team-a")) == UID
+
+
 def test_the_end_of_an_earlier_workload_does_not_take_the_present_one_away(store: Store) -> None:
     state = holding(store, a_trial(0))
     store.workload("ADDED", a_job("w1", 20))

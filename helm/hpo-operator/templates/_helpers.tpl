@@ -1,0 +1,135 @@
+{{- define "hpo-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "hpo-operator.fullname" -}}
+{{- $name := include "hpo-operator.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "hpo-operator.prometheusName" -}}
+{{- printf "%s-prometheus" (include "hpo-operator.fullname" .) -}}
+{{- end -}}
+
+{{- define "hpo-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "hpo-operator.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels by which pods are selected: they must never change. */}}
+{{- define "hpo-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "hpo-operator.prometheusSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: prometheus
+{{- end -}}
+
+{{- define "hpo-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: hpo-operator
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* An image's whole name: of (dict "image" … "tag" the default tag). */}}
+{{- define "hpo-operator.image" -}}
+{{- $name := .image.repository -}}
+{{- with .image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $name .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .tag .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What every container of the chart may do: what the restricted profile of pod security allows, and no more. */}}
+{{- define "hpo-operator.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "hpo-operator.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Where metrics are read; nothing where nowhere. */}}
+{{- define "hpo-operator.prometheusUrl" -}}
+{{- if .Values.prometheus.url -}}
+{{- .Values.prometheus.url -}}
+{{- else if .Values.bundledPrometheus.enabled -}}
+http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:9090
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a kind in the API's paths, as Kubernetes guesses it and hpo_operator.cluster.kinds does. */}}
+{{- define "hpo-operator.plural" -}}
+{{- $name := lower .kind -}}
+{{- if .plural -}}{{ .plural }}
+{{- else if hasSuffix "s" $name -}}{{ $name }}es
+{{- else if hasSuffix "y" $name -}}{{ trimSuffix "y" $name }}ies
+{{- else -}}{{ $name }}s
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator may do, as it stands in deploy/rbac.yaml, and the same as for Jobs for each kind that is allowed. */}}
+{{- define "hpo-operator.rules" -}}
+- apiGroups: [hpo.dev]
+  resources: [studies]
+  verbs: [get, list, watch]
+- apiGroups: [hpo.dev]
+  resources: [studies/status]
+  verbs: [patch]
+- apiGroups: [hpo.dev]
+  resources: [studies/finalizers, trials/finalizers]
+  verbs: [update]
+- apiGroups: [hpo.dev]
+  resources: [trials]
+  verbs: [get, list, watch, create]
+- apiGroups: [hpo.dev]
+  resources: [trials/status]
+  verbs: [patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims] # checkpoints.volumeClaim: whether it is ReadWriteMany
+  verbs: [get]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- range .Values.workloadKinds }}
+- apiGroups: [{{ first (splitList "/" .apiVersion) }}]
+  resources: [{{ include "hpo-operator.plural" . }}]
+  verbs: [get, list, watch, create, delete]
+{{- end }}
+{{- end -}}

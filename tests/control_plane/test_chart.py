@@ -1,0 +1,358 @@
+"""The chart on a real API server, by the real helm: what it makes, what the operator may do by it, and what becomes of Studies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hpo_operator.cluster.kinds import WorkloadKind
+from hpo_operator.cluster.settings import read_settings
+
+from tests.control_plane.building import PATIENCE, VERSION, end_of, has_ended, reason, study, trials
+from tests.control_plane.operator_process import RBAC, OperatorProcess
+from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, wait_until
+from tests.testbed.binaries import sources
+from tests.testbed.charts import CHART, Helm
+from tests.testbed.fixtures import Bed
+from tests.testbed.namespaces import ROOT
+from tests.testbed.processes import run
+from tests.testbed.simulation import DELAY, of_trial
+
+pytestmark = pytest.mark.control_plane
+
+CI = sorted((CHART / "ci").glob("*-values.yaml"))
+RELEASE, SYSTEM = "hpo-operator", "hpo-system"
+DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+WORKLOADS = [
+    {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"},
+    {"apiVersion": "ray.io/v1", "kind": "RayJob"},
+    {"apiVersion": "example.com/v1", "kind": "Policy", "succeeded": [{"path": "status.phase", "in": ["Done"]}]},
+    {"apiVersion": "example.com/v1", "kind": "Process"},
+    {"apiVersion": "example.com/v1", "kind": "Chess", "plural": "chess"},
+]
+
+
+class Untouched(ControlPlane):
+    """A control plane of this module's own: the definitions in it are the chart's."""
+
+
+@pytest.fixture(scope="module")
+def plane(bed: Bed) -> ControlPlane:
+    running = bed(Untouched, Untouched)
+    if not running.api.find("v1", "Namespace", SYSTEM, namespace=""):
+        running.create_namespace(SYSTEM, RESTRICTED)
+    return running
+
+
+@pytest.fixture(scope="module")
+def helm(plane: ControlPlane) -> Helm:
+    return Helm(plane)
+
+
+Team = Callable[[], str]
+
+
+@pytest.fixture
+def team(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for Studies."""
+    name = re.sub("[^a-z]+", "-", request.node.name.lower()).strip("-")[-40:].strip("-")
+    yield plane.create_namespace(name)
+    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", "studies.hpo.dev", namespace=""):
+        plane.api.delete_all(VERSION, "Study", name)
+    plane.api.delete_all("batch/v1", "Job", name)
+    plane.api.delete("v1", "Namespace", name, namespace="")
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
+    """Installs the chart, or upgrades it; it is uninstalled at the end, definitions and all."""
+
+    def do(**values: Any) -> None:
+        arguments = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
+        helm(*arguments, values=values)
+        for name in DEFINITIONS:
+            plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
+
+    yield do
+    if RELEASE in helm("list", "--namespace", SYSTEM, "--short"):
+        helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
+    for name in DEFINITIONS:
+        plane.kubectl("delete", f"crd/{name}", "--ignore-not-found", "--timeout=60s")
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, tmp_path: Path) -> Iterator[Callable[[], OperatorProcess]]:
+    """Starts the operator with the ServiceAccount, the rights and the settings that the chart has made, and no others."""
+    made = list[OperatorProcess]()
+
+    def start() -> OperatorProcess:
+        settings = tmp_path / "settings.yaml"
+        stored = plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+        settings.write_text(stored.replace("port: 8080", "port: 0"))
+        kubeconfig = plane.kubeconfig_of_service_account(RELEASE, namespace=SYSTEM)
+        log = tmp_path / f"operator-{len(made)}.log"
+        made.append(OperatorProcess(kubeconfig, "--config", str(settings), log=log))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.kill()
+        print(f"{each.log.name}:\n{each.said()[-20_000:]}")
+
+
+# What is made
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+def test_lint_has_nothing_to_say(values: Path) -> None:
+    Helm()("lint", str(CHART), "--strict", "--quiet", values=values)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "a misspelt name": ({"prometeus": {"url": "http://a"}}, "prometeus"),
+    "a misspelt name within a section": ({"crds": {"kept": True}}, "kept"),
+    "a text for a number": ({"resyncSeconds": "often"}, "resyncSeconds"),
+    "an address that is none": ({"prometheus": {"url": "prometheus:9090"}}, "prometheus.url|prometheus/url"),
+    "a kind of the core group, which has no workloads": ({"workloadKinds": [{"apiVersion": "v1", "kind": "Pod"}]}, "workloadKinds"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_value_is_refused_by_its_name_before_anything_is_made(mistake: str) -> None:
+    values, named = MISTAKES[mistake]
+    with pytest.raises(CommandFailed, match=named):
+        Helm().template(values=values)
+
+
+@pytest.fixture(scope="module")
+def monitored(plane: ControlPlane) -> ControlPlane:
+    """The control plane knows the kinds of the Prometheus operator."""
+    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
+    for kind in ("podmonitors", "servicemonitors", "prometheusrules"):
+        plane.apply(folder / f"monitoring.coreos.com_{kind}.yaml")
+    return plane
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+def test_the_api_server_would_take_all_that_is_made_and_warns_of_nothing(values: Path, monitored: ControlPlane) -> None:
+    objects = Helm().template(values=values)
+    text = yaml.safe_dump_all(objects)
+    said = run(
+        ["sh", "-c", '"$0" apply --server-side --dry-run=server --filename - 2>&1', _kubectl(monitored)],
+        input=text,
+        environment={"KUBECONFIG": str(monitored.kubeconfig()), "HOME": str(monitored.state)},
+    )
+    assert len(said.splitlines()) == len(objects)
+    assert "Warning" not in said
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+def test_every_pod_of_the_chart_is_admitted_where_pods_must_be_restricted(values: Path, plane: ControlPlane) -> None:
+    deployments = [each for each in Helm().template(values=values) if each["kind"] == "Deployment"]
+    assert deployments
+    for each in deployments:
+        template = each["spec"]["template"]
+        template["spec"].pop("priorityClassName", None)  # one that is for another namespace
+        template["spec"]["serviceAccountName"] = "default"
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried", "namespace": SYSTEM}, "spec": template["spec"]}
+        plane.api.request("POST", plane.api.path("v1", "Pod", "", SYSTEM) + "?dryRun=All", body=pod)
+        for container in template["spec"]["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert "limits" in container["resources"]
+
+
+def _kubectl(plane: ControlPlane) -> str:
+    return str(plane.programs() / "kubectl")
+
+
+# Rights
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+def operators_role(objects: list[Object]) -> list[Object]:
+    return [each for each in of_kind(objects, "Role", "ClusterRole") if each["metadata"]["name"] == RELEASE]
+
+
+def committed(path: Path) -> Any:
+    (role,) = yaml.safe_load_all(path.read_text())
+    return role["rules"]
+
+
+def test_the_operator_may_do_what_stands_in_deploy_and_no_more() -> None:
+    (role,) = operators_role(Helm().template())
+    assert (role["kind"], role["rules"]) == ("ClusterRole", committed(RBAC))
+
+
+def test_with_namespaces_there_are_Roles_in_them_and_nothing_that_is_the_clusters() -> None:
+    objects = Helm().template(values={"watchNamespaces": ["a", "b"], "crds": {"enabled": False}})
+    roles = operators_role(objects)
+    assert [(each["kind"], each["metadata"]["namespace"]) for each in roles] == [("Role", "a"), ("Role", "b")]
+    assert all(each["rules"] == committed(ROOT / "deploy" / "rbac-namespaced.yaml") for each in roles)
+    assert all("namespace" in each["metadata"] for each in objects)
+
+
+def test_each_kind_that_is_allowed_is_in_the_settings_and_in_the_role() -> None:
+    objects = Helm().template(values={"workloadKinds": WORKLOADS})
+    (role,) = operators_role(objects)
+    kinds = [WorkloadKind.model_validate_json(json.dumps(each), by_alias=True) for each in WORKLOADS]
+    served = [(each.api_version.partition("/")[0], each.served.plural) for each in kinds]
+    added = role["rules"][len(committed(RBAC)) :]
+    assert [(*each["apiGroups"], *each["resources"]) for each in added] == served
+    assert {tuple(each["verbs"]) for each in added} == {("get", "list", "watch", "create", "delete")}
+    assert "*" not in str(role["rules"])
+    assert "secrets" not in str(role["rules"])
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+def test_the_operator_reads_the_settings_that_the_chart_writes(values: Path, tmp_path: Path) -> None:
+    given = yaml.safe_load(values.read_text()) or {}
+    (found,) = [each for each in of_kind(Helm().template(values=values), "ConfigMap") if "settings.yaml" in each.get("data", {})]
+    (tmp_path / "settings.yaml").write_text(found["data"]["settings.yaml"])
+    settings = read_settings(tmp_path / "settings.yaml", {})
+    assert settings.port == 8080
+    assert settings.namespaces == tuple(given.get("watchNamespaces", ()))
+    assert [each.kind for each in settings.workload_kinds] == [each["kind"] for each in given.get("workloadKinds", ())]
+    wanted = given.get("prometheus", {}).get("url")
+    assert settings.prometheus is not None or not (wanted or given.get("bundledPrometheus"))
+    if wanted:
+        assert settings.prometheus is not None
+        assert settings.prometheus.url == wanted
+
+
+def test_a_changed_setting_gives_the_operator_another_pod() -> None:
+    def annotations(**values: Any) -> Any:
+        (deployment,) = of_kind(Helm().template(values=values), "Deployment")
+        return deployment["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations(resyncSeconds=300) != annotations() == annotations(commonLabels={})
+
+
+def test_whoever_may_edit_a_namespace_may_make_Studies_there_and_nobody_may_write_Trials(
+    plane: ControlPlane, install: Install, team: str
+) -> None:
+    install()
+    for role in ("view", "edit"):
+        plane.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}er", "--namespace", team)
+
+    def may(user: str, verb: str, resource: str, part: str = "", namespace: str = team) -> bool:
+        asked = ("auth", "can-i", verb, resource, "--as", user, "--namespace", namespace, f"--subresource={part}")
+        try:
+            said = plane.kubectl(*asked)
+        except CommandFailed:
+            return False
+        return said.strip() == "yes"
+
+    wait_until("the aggregated roles", lambda: may("editer", "create", "studies.hpo.dev"), seconds=PATIENCE)
+    assert may("viewer", "list", "trials.hpo.dev")
+    assert not may("viewer", "create", "studies.hpo.dev")
+    assert may("editer", "patch", "studies.hpo.dev", "scale")
+    for verb in ("create", "update", "patch", "delete"):
+        assert not may("editer", verb, "trials.hpo.dev")
+    assert not may("editer", "patch", "studies.hpo.dev", "status")
+    assert not may("editer", "create", "studies.hpo.dev", namespace="default")
+
+
+# Studies
+
+
+def test_the_operator_runs_a_Study_with_the_rights_of_the_chart_and_is_refused_nothing(
+    plane: ControlPlane, install: Install, team: str, operator: Callable[[], OperatorProcess]
+) -> None:
+    install()
+    operator()
+    wanted = study("granted", team, workloadTTLSeconds=0)
+    plane.apply([wanted])
+    assert reason(end_of(plane, wanted)) == "MaxTrialsReached"
+    assert refused(plane) == []
+
+
+def test_an_operator_of_one_namespace_is_refused_nothing_and_leaves_others_alone(
+    plane: ControlPlane, install: Install, team: str, operator: Callable[[], OperatorProcess]
+) -> None:
+    elsewhere = plane.create_namespace("elsewhere")
+    install(watchNamespaces=[team])
+    operator()
+    wanted, other = study("here", team), study("there", elsewhere)
+    plane.apply([other, wanted])
+    assert reason(end_of(plane, wanted)) == "MaxTrialsReached"
+    assert trials(plane, other) == []
+    assert refused(plane) == []
+
+
+def refused(plane: ControlPlane) -> list[Object]:
+    user = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
+    return [vars(each) for each in plane.requests() if each.user == user and each.code in (401, 403)]
+
+
+def test_a_Study_lives_through_upgrade_rollback_and_uninstall_and_runs_on_with_the_next_operator(
+    plane: ControlPlane, helm: Helm, install: Install, team: str, operator: Callable[[], OperatorProcess]
+) -> None:
+    install()
+    first = operator()
+    wanted = study("lasting", team, says={of_trial(DELAY, 1): "15s"})
+    plane.apply([wanted])
+    wait_until("two Trials", lambda: len(trials(plane, wanted)) >= 2, seconds=PATIENCE)
+    job = wait_until("its Job", lambda: plane.api.find("batch/v1", "Job", "lasting-1", team), seconds=PATIENCE)
+
+    install(resyncSeconds=300, watchNamespaces=[])
+    assert "resyncSeconds: 300" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+    helm("rollback", RELEASE, "1", "--namespace", SYSTEM)
+    assert "resyncSeconds: 600" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+    first.kill()
+    helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
+    assert plane.api.find("v1", "ServiceAccount", RELEASE, SYSTEM) is None
+    kept = plane.api.get(VERSION, "Study", "lasting", team)
+    assert not has_ended(kept)
+    assert plane.api.get("batch/v1", "Job", "lasting-1", team)["metadata"]["uid"] == job["metadata"]["uid"]
+
+    install()
+    operator()
+    ended = end_of(plane, wanted)
+    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 4)
+    assert ended["metadata"]["uid"] == kept["metadata"]["uid"]
+
+
+def test_the_definitions_go_with_the_chart_where_it_is_told_so(plane: ControlPlane, helm: Helm, install: Install) -> None:
+    install(crds={"keep": False})
+    helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
+    for name in DEFINITIONS:
+        wait_until(f"the end of {name}", lambda name=name: not defined(plane, name), seconds=PATIENCE)
+
+
+def defined(plane: ControlPlane, name: str) -> bool:
+    try:
+        return plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is not None
+    except ApiError:
+        return True
+
+
+def test_definitions_that_were_applied_by_hand_can_be_handed_over_to_the_chart(
+    plane: ControlPlane, helm: Helm, install: Install
+) -> None:
+    plane.kubectl("apply", "--server-side", "--filename", str(ROOT / "crds"))
+    with pytest.raises(CommandFailed, match=r"ownership|conflict"):
+        install()
+    helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM, "--take-ownership", "--force-conflicts")
+    install(resyncSeconds=300)
+
+
+def test_what_the_next_command_is_stands_in_the_notes(plane: ControlPlane, helm: Helm, install: Install) -> None:
+    install()
+    notes = helm("get", "notes", RELEASE, "--namespace", SYSTEM)
+    command = re.search(r"kubectl (--namespace \S+ rollout status \S+)", notes)
+    assert command
+    plane.kubectl(*command[1].replace("rollout status", "get").split())
+    assert "prometheus.url" in notes

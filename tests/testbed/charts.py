@@ -1,0 +1,39 @@
+"""Helm on a control plane of the test bed.
+
+helm = Helm(control_plane)
+helm("upgrade", "--install", "hpo", str(CHART), "--namespace", "hpo-system", values={"crds": {"keep": False}})
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .binaries import program
+from .control_plane import ControlPlane
+from .namespaces import ROOT
+from .processes import run
+
+CHART = ROOT / "helm" / "hpo-operator"
+
+
+class Helm:
+    """The program helm, as administrator of a control plane, or without one for what needs none."""
+
+    def __init__(self, plane: ControlPlane | None = None) -> None:
+        self._environment = {"HOME": str(plane.state), "KUBECONFIG": str(plane.kubeconfig())} if plane else {}
+
+    def __call__(self, *arguments: str, values: Mapping[str, Any] | Path | None = None) -> str:
+        """Runs helm and returns what it printed. Raises CommandFailed."""
+        if values is None:
+            return run([program("helm"), *arguments], environment=self._environment)
+        if isinstance(values, Path):
+            return self(*arguments, "--values", str(values))
+        command = [program("helm"), *arguments, "--values", "-"]
+        return run(command, input=yaml.safe_dump(dict(values)), environment=self._environment)
+
+    def template(self, *arguments: str, values: Mapping[str, Any] | Path | None = None) -> list[dict[str, Any]]:
+        """The objects of the chart."""
+        text = self("template", "hpo-operator", str(CHART), "--namespace", "hpo-system", *arguments, values=values)
+        return [each for each in yaml.safe_load_all(text) if each]

@@ -1,0 +1,117 @@
+"""What of the chart is generated: nobody changes one without the other, and no value is left unexplained."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helm.generate import dashboards, values
+from helm.generate.__main__ import CHART, files, main
+from tests.testbed.namespaces import ROOT
+
+ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+EVERY_ALERT = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+METRICS = re.compile(r"\bhpo_[a-z_]+|process_resident_memory_bytes")
+
+
+def test_what_is_committed_is_what_would_be_generated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_check_of_a_changed_value_fails_and_names_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("values.yaml", *files()):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text((CHART / path).read_text().replace("resyncSeconds: 600", "resyncSeconds: 900"))
+    chart = ["--chart", str(tmp_path)]
+    assert main([*chart, "--check"]) == 1
+    assert re.findall(r"helm/hpo-operator/(\S+) is out of date", capsys.readouterr().err) == ["README.md", "values.schema.json"]
+    assert main(chart) == 0
+    assert main([*chart, "--check"]) == 0
+
+
+def test_a_value_without_a_comment_is_refused_by_its_name_and_line() -> None:
+    with pytest.raises(values.Undocumented, match=r"line 4: a\.c has no comment"):
+        values.read("a:\n  # Says something.\n  b: {}\n  c: 1\n")
+
+
+def test_a_value_has_the_type_of_its_default_and_what_its_comment_adds() -> None:
+    found = values.read('# A port.\n# @schema {"maximum": 65535}\nport: 8080\nsection:\n  # Two lines\n  # of text.\n  names: []\n')
+    assert [each.description for each in found] == ["A port.", "Two lines of text."]
+    schema = json.loads(values.schema(found))
+    assert schema["properties"]["port"] == {"type": "integer", "description": "A port.", "default": 8080, "maximum": 65535}
+    assert schema["properties"]["section"]["properties"]["names"]["type"] == "array"
+    assert schema["properties"]["section"]["additionalProperties"] is False
+
+
+def test_every_value_is_in_the_table_with_its_default() -> None:
+    table = (CHART / "README.md").read_text()
+    found = values.read((CHART / "values.yaml").read_text())
+    assert len(found) > 50
+    for each in found:
+        assert f"| `{'.'.join(each.path)}` | `{json.dumps(each.default, ensure_ascii=False)}` |" in table
+
+
+TEMPLATES = "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize("value", values.read((CHART / "values.yaml").read_text()), ids=lambda each: ".".join(each.path))
+def test_every_value_has_an_effect(value: values.Value) -> None:
+    *section, last = value.path
+    whole = rf"\.Values\.{re.escape('.'.join(value.path))}\b"
+    within = rf"with (\$|\$?)\.Values\.{re.escape('.'.join(section))} .*?\.{last}\b" if section else whole
+    of_an_image = (
+        rf'"image" \.Values\.{re.escape(".".join(section))}\b' if last in ("registry", "repository", "tag", "digest") else whole
+    )
+    assert any(re.search(pattern, TEMPLATES, re.DOTALL) for pattern in (whole, within, of_an_image))
+
+
+# Alerts and dashboards
+
+
+def known_metrics() -> set[str]:
+    """The series that the documentation names, which tests hold to what operator and SDK serve."""
+    documented = "".join((ROOT / "docs" / page).read_text() for page in ("metrics.md", "sdk.md"))
+    names = set(METRICS.findall(documented))
+    return names | {f"{name}_bucket" for name in names if name.endswith("_seconds")}
+
+
+def queries() -> list[tuple[str, str]]:
+    """Every expression of alerts and dashboards, by its title."""
+    of_dashboards = [(title, query) for made in dashboards.dashboards().values() for title, query in dashboards.queries(made, {})]
+    return [*((rule["alert"], rule["expr"]) for rule in EVERY_ALERT), *of_dashboards]
+
+
+@pytest.mark.parametrize(("title", "query"), queries(), ids=lambda each: each[:40])
+def test_every_series_that_is_asked_for_is_documented(title: str, query: str) -> None:
+    used = set(METRICS.findall(query)) - {"process_resident_memory_bytes"}
+    assert used
+    assert used <= known_metrics()
+
+
+@pytest.mark.parametrize("rule", EVERY_ALERT, ids=lambda rule: rule["alert"])
+def test_every_alert_has_a_summary_and_a_page_that_says_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"RUNBOOKS/{rule['alert']}.md"
+    assert rule["labels"]["severity"] in ("info", "warning", "critical")
+    page = (ROOT / "docs" / "runbooks" / f"{rule['alert']}.md").read_text()
+    assert page.startswith(f"# {rule['alert']}\n")
+
+
+def test_there_is_no_runbook_without_an_alert() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == {rule["alert"] for rule in EVERY_ALERT}
+
+
+@pytest.mark.parametrize("name", dashboards.dashboards())
+def test_a_dashboard_works_with_any_source_and_has_a_sentence_for_each_panel(name: str) -> None:
+    made = json.loads((CHART / "files" / "dashboards" / f"{name}.json").read_text())
+    assert made["uid"] == f"hpo-{name}"
+    for panel in made["panels"]:
+        assert panel["description"].endswith(".")
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    assert {each["name"] for each in made["templating"]["list"]} >= {"datasource", "namespace"}
