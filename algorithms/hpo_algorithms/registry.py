@@ -30,6 +30,7 @@ ALGORITHMS: dict[str, str] = {
     "ga": "hpo_algorithms.samplers.ga:GA",
     "pbt": "hpo_algorithms.population.pbt:PBT",
     "pb2": "hpo_algorithms.population.pb2:PB2",
+    "replay": "hpo_algorithms.population.replay:Replay",
 }
 
 SCHEDULES: dict[str, str] = {
@@ -48,7 +49,7 @@ DEFAULT_ALGORITHM = "auto"
 DEFAULT_SCHEDULE: dict[str, str] = {"bohb": "hyperband"}
 
 # The algorithms whose Trials start from each other's checkpoints: they work with a store of checkpoints only.
-CONTINUING = frozenset({"pbt", "pb2"})
+CONTINUING = frozenset({"pbt", "pb2", "replay"})
 
 # The schedules that end Trials early: they must be asked when curves have grown.
 STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})
