@@ -26,7 +26,7 @@ from benchmarks.training import TASKS, Task
 
 OURS = {"random": {"random": {}}, "pbt": {"pbt": {}}, "pb2": {"pb2": {}}, "pbt_async": {"pbt": {"mode": "asynchronous"}}}
 RAY = "ray 2.60.0"
-PEER = Path(__file__).with_name("population_ray.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
@@ -62,9 +62,9 @@ def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, s
 
 def peer(python: str, name: str, task: str, members: int, seeds: Sequence[int]) -> list[float]:
     """The same of Ray's, in a process of its Python."""
-    words = [python, str(PEER), name, task, str(members), *map(str, seeds)]
-    environment = {**os.environ, "PYTHONPATH": str(PEER.parents[1]), "RAY_AIR_NEW_OUTPUT": "0"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    words = [python, "-m", "benchmarks.population_ray", name, task, str(members), *map(str, seeds)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AIR_NEW_OUTPUT": "0"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     found: list[float] = json.loads(done.stdout.splitlines()[-1])
