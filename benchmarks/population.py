@@ -16,7 +16,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.constants:
             print(f"{name:10s} best constant            {task.shown(constant(task, given.constants)):9.4f}", flush=True)
         for members in [int(count) for count in given.members.split(",") if count] or task.members:
-            runs: list[tuple[str, Callable[[], list[float]]]] = [
-                (each, lambda each=each: [ours(OURS[each], task, members, seed) for seed in seeds])  # type: ignore[misc]
-                for each in given.ours.split(",")
-                if each
-            ]
-            runs += [(each, lambda each=each: peer(given.ray, each, name, members, seeds)) for each in peers]  # type: ignore[misc]
-            for label, run in runs:
-                losses = np.array([task.shown(loss) for loss in run()])
+            for label in [*[each for each in given.ours.split(",") if each], *peers]:
+                found = (
+                    peer(given.ray, label, name, members, seeds)
+                    if label in peers
+                    else [ours(OURS[label], task, members, seed) for seed in seeds]
+                )
+                losses = np.array([task.shown(loss) for loss in found])
                 error = losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
                 print(
                     f"{name:10s} {members:2d} members  {label:10s} mean {losses.mean():9.4f} ({error:.4f})  "

@@ -1,6 +1,6 @@
 """Ray Tune's PBT and PB2 on the tasks of `benchmarks.training`: run by `benchmarks.population` in a Python that has Ray.
 
-    python -m benchmarks.population_ray ray_pb2 quadratic 4 0 1 2     # the last line is a JSON list of losses, one a seed
+`python -m benchmarks.population_ray ray_pb2 quadratic 4 0 1 2`: its last line is a JSON list of losses, one a seed.
 """
 
 from __future__ import annotations

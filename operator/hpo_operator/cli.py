@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=CODES,
     )
     _study_argument(replay)
-    replay.add_argument("--of", type=Path, metavar="DIR", help="results folder to replay from (default: hpo-runs/<name of the Study>)")
+    replay.add_argument(
+        "--of", type=Path, metavar="DIR", help="results folder to replay from (default: hpo-runs/<name of the Study>)"
+    )
     replay.add_argument("--trial", type=int, metavar="N", help="the Trial whose schedule to replay (default: the best)")
     replay.add_argument("--results", type=Path, metavar="DIR", help="results folder (default: DIR-replay)")
     replay.add_argument("--fresh", action="store_true", help="set an earlier replay aside and start anew")

@@ -15,8 +15,9 @@ from hpo_algorithms.trials import Answer, History, Origin, Problem, Proposal, Sl
 class Replay:
     """Trains a single member through the given configurations, one a generation, each from the checkpoint of the one before.
 
-    It searches nothing. `hpo lineage --schedule -o yaml` writes such a Study of what `pbt` or `pb2` has found, and `hpo replay` runs
-    it. The generations are those of `pbt`: the first ends at budget.min, the others `interval` further, the last at budget.max.
+    It searches nothing. `hpo lineage --schedule -o yaml` writes such a Study of what `pbt` or `pb2` has found, and `hpo replay`
+    runs it. The generations are those of `pbt`: the first ends at budget.min, the others `interval` further, the last at
+    budget.max.
     """
 
     interval: int | None = setting(

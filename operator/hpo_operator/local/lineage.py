@@ -153,12 +153,7 @@ def row_of(study: Study, trial: Trial, known: dict[int, Trial]) -> dict[str, Any
 
 
 def tree(study: Study, trials: Iterable[Trial]) -> Iterator[str]:
-    """The lineages as lines of text: a stretch each, under the one whose checkpoint it starts from.
-
-        member 3  0-20  lr=0.012  val_loss=0.41
-        ├─ 20-60  lr=0.009 …
-        └─ copied by member 0 at 20: 20-40  lr=0.014  val_loss=0.22
-    """
+    """The lineages as lines of text: a stretch each, under the one whose checkpoint it starts from; the best has a star."""
     best = study.status.best[0].number if study.status.best else None
     for root in forest(trials):
         yield f"member {root.member}  {_words(study, root, best)}"

@@ -145,7 +145,12 @@ def test_a_tree_of_a_thousand_generations_is_no_deeper_than_the_machine_can_go(l
     line = [first]
     for number in range(1, 1500):
         restore = {"trialName": f"tiny-{number - 1}", "number": number - 1, "step": number, "path": "p", "digest": "d"}
-        spec = {**first.spec.manifest(), "number": number, "restoreFrom": restore, "slot": {"generation": number, "member": number % 2}}
+        spec = {
+            **first.spec.manifest(),
+            "number": number,
+            "restoreFrom": restore,
+            "slot": {"generation": number, "member": number % 2},
+        }
         line.append(first.model_copy(update={"spec": type(first.spec).model_validate(spec)}))
     assert len(list(lineage.tree(study, line))) == 1500
     assert [trial.spec.number for trial in lineage.ancestors(line, 1499)] == list(range(1500))
