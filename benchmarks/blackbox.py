@@ -8,7 +8,6 @@ Defaults are chosen on odd seeds; figures that are quoted come from even ones.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cache import Runs
 from benchmarks.optimisers import PEERS, Conversation, Spec, fingerprint, ours
 from benchmarks.tasks import DATA, Task, load_tasks
-
-CACHE = Path(__file__).parent / ".cache"
 
 
 def run(optimiser: Callable[[Spec, int], Conversation], task: Task, seed: int, evaluations: int) -> dict[str, list[float]]:
@@ -44,30 +42,23 @@ def run(optimiser: Callable[[Spec, int], Conversation], task: Task, seed: int, e
 
 
 class Results:
-    """Runs that have been made, kept as JSON lines so that asking again costs nothing."""
+    """Runs that have been made."""
 
-    def __init__(self, folder: Path = CACHE) -> None:
-        folder.mkdir(exist_ok=True)
-        self._path = folder / "blackbox.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self._known = {row["key"]: row for row in map(json.loads, lines)}
+    def __init__(self) -> None:
+        self._runs = Runs("blackbox")
 
-    def get(self, name: str, task: Task, seed: int, evaluations: int) -> dict[str, list[float]]:
+    def get(self, name: str, task: Task, seed: int, evaluations: int, parallel: int) -> dict[str, list[float]]:
         peer = name in PEERS
-        stamp = version("optuna") if peer else fingerprint(name)
+        stamp = (version("optuna") if peer else fingerprint(name)) + (f"*{parallel}" if parallel > 1 else "")
         for stored in sorted({evaluations, 100, 50, 25}):  # a longer run begins as the shorter one does
-            row = self._known.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
+            row = self._runs.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
             if row and stored >= evaluations:
-                return row  # type: ignore[no-any-return]
-        made = run(PEERS[name] if peer else ours(name), task, seed, evaluations)
-        row = {"key": f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", **made}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._known[row["key"]] = row
-        return row
+                return row
+        made = run(PEERS[name] if peer else ours(name, parallel), task, seed, evaluations)
+        return self._runs.put(f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", made)
 
 
-def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int]) -> None:
+def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int], parallel: int = 1) -> None:
     """Run what is missing, and print one line a task and one of means for each optimiser."""
     results = Results()
     regrets = np.empty((len(names), len(tasks), len(seeds), len(at)))
@@ -75,7 +66,7 @@ def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at:
     for t, task in enumerate(tasks):
         for n, name in enumerate(names):
             for s, seed in enumerate(seeds):
-                row = results.get(name, task, seed, max(at))
+                row = results.get(name, task, seed, max(at), parallel)
                 regrets[n, t, s] = [task.regret(row["best"][count - 1]) for count in at]
                 seconds[name] += row["seconds"][: max(at)]
             shown = "  ".join(f"{value:7.4f}" for value in regrets[n, t].mean(axis=0))
@@ -97,12 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default="seven", help="tasks or groups of tasks: seven, others, data, synthetic, all, lcbench_*")
     parser.add_argument("--seeds", default="1,3,5", help="comma-separated")
     parser.add_argument("--at", default="25,50,100", help="after how many evaluations to look")
+    parser.add_argument("--parallel", type=int, default=1, help="Trials at a time, results out of order; ours alone")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of benchmark data (or HPO_BENCH_DATA)")
     given = parser.parse_args(argv)
     names = [name for name in [*given.ours.split(","), *given.peers.split(",")] if name]
     tasks = load_tasks(given.tasks.split(","), given.data)
     numbers = [int(seed) for seed in given.seeds.split(",")]
-    table(names, tasks, numbers, sorted(int(count) for count in given.at.split(",")))
+    if given.parallel > 1 and given.peers:
+        raise SystemExit("--parallel: peers are run one Trial at a time only. Leave out --peers.")
+    table(names, tasks, numbers, sorted(int(count) for count in given.at.split(",")), given.parallel)
     return 0
 
 

@@ -42,6 +42,7 @@ import aiohttp
 import numpy as np
 import psutil
 from hpo_operator.cluster.client import JOBS, Client
+from hpo_operator.cluster.process import CONNECTIONS, with_environment_read_once
 from hpo_operator.cluster.rendering import STUDY_UID_LABEL, job_manifest
 from hpo_operator.ledger import pairs_of
 from hpo_operator.resources import Metadata, StudyRef, Trial, TrialSpec
@@ -162,11 +163,14 @@ async def loop(bed: ControlPlane, namespace: str, jobs: list[Object], parallelis
     """The peer: keeps so many Jobs in flight through a watch, and does nothing else."""
     configuration = Configuration()
     await config.load_kube_config(config_file=str(bed.kubeconfig()), client_configuration=configuration)
-    configuration.connection_pool_maxsize = 64
+    configuration.connection_pool_maxsize = CONNECTIONS
     tls = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(bed.certificate)))
     headers = {"Authorization": f"Bearer {bed.api.token}"}
     url = f"{bed.server}{JOBS.path(namespace)}?watch=1&timeoutSeconds=3000"
-    async with ApiClient(configuration) as api, aiohttp.ClientSession(connector=tls, headers=headers, timeout=FOREVER) as session:
+    async with (
+        ApiClient(with_environment_read_once(configuration)) as api,
+        aiohttp.ClientSession(connector=tls, headers=headers, timeout=FOREVER) as session,
+    ):
         client, count, made, done = Client(api), len(jobs), 0, 0
         async with asyncio.TaskGroup() as group, session.get(url) as stream:
             for _ in range(min(parallelism, count)):

@@ -12,14 +12,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Spec = Sequence[Mapping[str, Any]]
 Conversation = Generator[dict[str, Any], float, None]
 
 ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms" / "hpo_algorithms"
 
 
-def ours(name: str) -> Callable[[Spec, int], Conversation]:
-    """Our sampler by its name in a Study."""
+def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
+    """Our sampler by its name in a Study, with so many Trials active at a time, any of which is the next to end."""
     bare, _, rest = name.partition("[")
     pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
     settings = {key: _value(value) for key, value in pairs}
@@ -31,8 +33,11 @@ def ours(name: str) -> Callable[[Spec, int], Conversation]:
             warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
             space = Space.from_spec(spec)
         optimizer = Optimizer(space, algorithm={bare: settings}, seed=seed)
-        while (trial := optimizer.ask()) is not None:
+        active, ends = list(optimizer.ask(parallel)), np.random.default_rng(seed)
+        while active:
+            trial = active.pop(int(ends.integers(len(active))))
             optimizer.tell(trial.number, (yield dict(trial.params)))
+            active += optimizer.ask(parallel - len(active))
 
     return conversation
 
@@ -45,7 +50,7 @@ def fingerprint(name: str) -> str:
     for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
         gp = path.stem.startswith("gp") or path.parent.name == "gp"
         shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso") else ("novelty", "random")
-        if path.stem in (*shared, module) or (name.startswith("auto") or (name.startswith("gp") and gp)):
+        if path.stem in (*shared, module) or module == "auto" or (module in ("gp", "smac") and gp):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

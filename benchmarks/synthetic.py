@@ -6,8 +6,9 @@ of 20,001 uniform draws, rounded.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,10 @@ def branin(p: Params) -> float:
     return float(bowl + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x1) + 10)
 
 
-def hartmann6(p: Params) -> float:
+def hartmann6(p: Params, missing: float = 0.0) -> float:
+    """With `missing`, a lower fidelity as in Kandasamy 2017: the share of a budget that is not spent."""
     x = np.array([p[f"x{i}"] for i in range(1, 7)])
-    return float(-HARTMANN6_ALPHA @ np.exp(-np.sum(HARTMANN6_A * (x - HARTMANN6_P) ** 2, axis=1)))
+    return float(-(HARTMANN6_ALPHA - 0.6 * missing) @ np.exp(-np.sum(HARTMANN6_A * (x - HARTMANN6_P) ** 2, axis=1)))
 
 
 def mixed8(p: Params) -> float:
@@ -71,6 +73,15 @@ def counting_ones(p: Params) -> float:
     return -sum(float(value) for value in p.values()) / len(p)
 
 
+def counted_ones(p: Params, budget: int, seed: int) -> float:
+    """What `budget` samples say of it: each float is the probability of a coin that is thrown so often."""
+    names = "/".join(f"{name}={value}" for name, value in p.items())
+    digest = hashlib.blake2b(f"{seed}/{budget}/{names}".encode(), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest))
+    total = sum(rng.binomial(budget, value) / budget if isinstance(value, float) else float(value) for value in p.values())
+    return -float(total) / len(p)
+
+
 def _cube(d: int, low: float, high: float) -> list[dict[str, Any]]:
     return [floating(f"x{i}", low, high) for i in range(1, d + 1)]
 
@@ -85,23 +96,35 @@ MIXED8 = [
     floating("momentum", 0.0, 0.99, when={"opt": ["sgd"]}),
     floating("eps", 1e-10, 1e-2, log=True, when={"opt": ["adam"]}),
 ]
-COUNTING = [*(categorical(f"c{i}", ["0", "1"]) for i in range(4)), *(floating(f"x{i}", 0.0, 1.0) for i in range(4))]
 
 
-def _task(name: str, spec: list[dict[str, Any]], function: Callable[[Params], float], best: float, median: float) -> Task:
-    return Task(name, spec, function, best, median)
+def _counting(each: int) -> list[dict[str, Any]]:
+    names, numbers = [categorical(f"c{i}", ["0", "1"]) for i in range(each)], [floating(f"x{i}", 0.0, 1.0) for i in range(each)]
+    return [*names, *numbers]
 
 
 def synthetic_tasks() -> dict[str, Task]:
     """All of them by name."""
     tasks = [
-        _task("branin", [floating("x1", -5, 10), floating("x2", 0, 15)], branin, 0.39788735772973816, 35.8),
-        _task("hartmann6", _cube(6, 0, 1), hartmann6, -3.3223680114155134, -0.1015),
-        _task("mixed8", MIXED8, mixed8, 0.038183006341125876, 0.9756),
-        _task("ackley5", _cube(5, -20, 32.768), ackley, 0.0, 20.8),
-        _task("ackley20", _cube(20, -20, 32.768), ackley, 0.0, 20.9),
-        _task("levy8", _cube(8, -8, 10), levy, 0.0, 76.0),
-        _task("levy30", _cube(30, -8, 10), levy, 0.0, 316.0),
-        _task("counting8", COUNTING, counting_ones, -1.0, -0.5),
+        Task("branin", [floating("x1", -5, 10), floating("x2", 0, 15)], branin, 0.39788735772973816, 35.8),
+        Task("hartmann6", _cube(6, 0, 1), hartmann6, -3.3223680114155134, -0.1015),
+        Task("mixed8", MIXED8, mixed8, 0.038183006341125876, 0.9756),
+        Task("ackley5", _cube(5, -20, 32.768), ackley, 0.0, 20.8),
+        Task("ackley20", _cube(20, -20, 32.768), ackley, 0.0, 20.9),
+        Task("levy8", _cube(8, -8, 10), levy, 0.0, 76.0),
+        Task("levy30", _cube(30, -8, 10), levy, 0.0, 316.0),
+        Task("counting8", _counting(4), counting_ones, -1.0, -0.5),
+        # With budgets: regret is the share of ones that are missing.
+        Task("counting8_mf", _counting(4), counting_ones, -1.0, 0.0, (9, 729), counted_ones),
+        Task("counting16_mf", _counting(8), counting_ones, -1.0, 0.0, (9, 729), counted_ones),
+        Task(
+            "hartmann6_mf",
+            _cube(6, 0, 1),
+            hartmann6,
+            -3.3223680114155134,
+            -0.1015,
+            (1, 27),
+            lambda params, budget, seed: hartmann6(params, 1 - budget / 27),
+        ),
     ]
     return {task.name: task for task in tasks}

@@ -17,9 +17,18 @@ from typing import Any
 import numpy as np
 
 Loss = Callable[[Mapping[str, Any]], float]
+Partial = Callable[[Mapping[str, Any], int, int], float]
 
 DATA = Path(os.environ.get("HPO_BENCH_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "bench-data"))
 
+SIX_MF = (
+    "hartmann6_mf",
+    "lcbench_7593",
+    "lcbench_167184",
+    "lcbench_189906",
+    "taskset_patch32_GRU128_bs128",
+    "taskset_patch32_IRNN64_relu_avg_bs128",
+)
 SEVEN = (
     "branin",
     "hartmann6",
@@ -33,13 +42,19 @@ SEVEN = (
 
 @dataclass(frozen=True)
 class Task:
-    """A problem: `spec` as in `Study.spec.parameters`; `loss` maps a configuration to the loss at full fidelity."""
+    """A problem: `spec` as in `Study.spec.parameters`; `loss` maps a configuration to the loss at full fidelity.
+
+    Where training can be cut short, `budgets` are the smallest and the largest, and `partial(params, budget, seed)` is what is seen
+    after a budget; with the largest it is `loss` but for noise, which depends on the seed.
+    """
 
     name: str
     spec: Sequence[Mapping[str, Any]]
     loss: Loss
     best: float
     median: float
+    budgets: tuple[int, int] | None = None
+    partial: Partial | None = None
 
     def regret(self, loss: float) -> float:
         return (loss - self.best) / (self.median - self.best)
@@ -66,17 +81,20 @@ def _when(when: Mapping[str, list[Any]] | None) -> dict[str, Any]:
 
 
 def load_tasks(names: Sequence[str], data: Path = DATA) -> list[Task]:
-    """Tasks by name; `seven`, `others`, `taskset`, `data`, `synthetic` and `all` name groups, a trailing `*` matches a prefix."""
+    """Tasks by name; `seven`, `others`, `data`, `synthetic`, `all`, `six_mf` and `others_mf` name groups; `prefix*` matches."""
     from benchmarks.synthetic import synthetic_tasks
 
     synthetic = synthetic_tasks()
     stored = _descriptions(data)
+    at_full = [name for name in synthetic if not name.endswith("_mf")]
     groups = {
         "seven": list(SEVEN),
-        "synthetic": list(synthetic),
+        "synthetic": at_full,
         "data": list(stored),
         "others": [name for name in stored if name not in SEVEN],
-        "all": [*synthetic, *stored],
+        "all": [*at_full, *stored],
+        "six_mf": list(SIX_MF),
+        "others_mf": [name for name in stored if name.startswith(("lcbench_", "taskset_")) and name not in SIX_MF],
     }
     wanted: list[str] = []
     for name in names:
@@ -100,7 +118,12 @@ def _descriptions(data: Path) -> dict[str, dict[str, Any]]:
 def _stored(description: dict[str, Any], data: Path) -> Task:
     make = {"onnx": _onnx, "table": _table, "curves": _curves}[description["kind"]]
     loss = make(description, data / description["file"])
-    return Task(description["name"], _spec(description["space"]), loss, description["best"], description["median"])
+    name, spec, best, median = description["name"], _spec(description["space"]), description["best"], description["median"]
+    fidelity = description["fidelity"]
+    if not fidelity or fidelity["type"] != "int":
+        return Task(name, spec, loss, best, median)
+    budgets = int(fidelity["lo"]), int(fidelity["hi"])
+    return Task(name, spec, loss, best, median, budgets, lambda params, budget, seed: loss(params, budget))
 
 
 def _spec(space: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,17 +140,17 @@ def _spec(space: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _onnx(d: dict[str, Any], path: Path) -> Loss:
+def _onnx(d: dict[str, Any], path: Path) -> Callable[..., float]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     categories, numbers = (each.name for each in session.get_inputs())
-    fixed = {**d["fixed"], d["fidelity"]["name"]: d["fidelity"]["hi"]}
+    fidelity = d["fidelity"]
 
-    def loss(params: Mapping[str, Any]) -> float:
-        c = {**params, **fixed}
+    def loss(params: Mapping[str, Any], budget: int | None = None) -> float:
+        c = {**params, **d["fixed"], fidelity["name"]: budget or fidelity["hi"]}
         cont = np.array([[c.get(n, 0) for n in d["cont_inputs"]]], np.float32)
         cat = np.array([[d["codes"][n][str(c[n])] if n in c else 0 for n in d["cat_inputs"]]], np.int32)
         return float(d["scale"] * session.run(None, {categories: cat, numbers: cont})[0][0, d["output"]] + d["offset"])
@@ -135,7 +158,7 @@ def _onnx(d: dict[str, Any], path: Path) -> Loss:
     return loss
 
 
-def _table(d: dict[str, Any], path: Path) -> Loss:
+def _table(d: dict[str, Any], path: Path) -> Callable[..., float]:
     values = d["scale"] * np.load(path)[d["array"]].astype(float).mean(axis=-1) + d["offset"]
     if d["log10"]:
         values = np.log10(values)
@@ -146,7 +169,7 @@ def _table(d: dict[str, Any], path: Path) -> Loss:
     return loss
 
 
-def _curves(d: dict[str, Any], path: Path) -> Loss:
+def _curves(d: dict[str, Any], path: Path) -> Callable[..., float]:
     stored = np.load(path)
     low = np.array([math.log(p["lo"]) if p["log"] else p["lo"] for p in d["space"]])
     high = np.array([math.log(p["hi"]) if p["log"] else p["hi"] for p in d["space"]])
@@ -157,10 +180,10 @@ def _curves(d: dict[str, Any], path: Path) -> Loss:
         return scaled
 
     points = unit(stored["configs"].astype(float))
-    final = np.minimum(np.nan_to_num(stored["valid"][:, -1].astype(float), nan=d["cap"]), d["cap"])
+    curves = np.minimum(np.nan_to_num(stored["valid"].astype(float), nan=d["cap"]), d["cap"])
 
-    def loss(params: Mapping[str, Any]) -> float:
+    def loss(params: Mapping[str, Any], budget: int | None = None) -> float:
         x = unit(np.array([float(params[p["name"]]) for p in d["space"]]))
-        return float(final[np.argmin(np.sum((points - x) ** 2, axis=1))])
+        return float(curves[np.argmin(np.sum((points - x) ** 2, axis=1)), (budget or curves.shape[1]) - 1])
 
     return loss

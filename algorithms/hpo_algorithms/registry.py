@@ -23,11 +23,15 @@ ALGORITHMS: dict[str, str] = {
     "grid": "hpo_algorithms.samplers.grid:Grid",
     "tpe": "hpo_algorithms.samplers.tpe:TPE",
     "gp": "hpo_algorithms.samplers.gp:GaussianProcess",
+    "smac": "hpo_algorithms.samplers.smac:SMAC",
     "kde": "hpo_algorithms.samplers.kde:KDE",
     "bohb": "hpo_algorithms.samplers.kde:BOHB",
     "cmaes": "hpo_algorithms.samplers.cmaes:CMAES",
     "pso": "hpo_algorithms.samplers.pso:PSO",
     "ga": "hpo_algorithms.samplers.ga:GA",
+    "pbt": "hpo_algorithms.population.pbt:PBT",
+    "pb2": "hpo_algorithms.population.pb2:PB2",
+    "replay": "hpo_algorithms.population.replay:Replay",
 }
 
 SCHEDULES: dict[str, str] = {
@@ -42,11 +46,27 @@ SCHEDULES: dict[str, str] = {
 }
 
 DEFAULT_ALGORITHM = "auto"
-# Algorithm -> the schedule that it takes when none is named; flat for all others.
-DEFAULT_SCHEDULE: dict[str, str] = {"bohb": "hyperband"}
+# The algorithms whose Trials start from each other's checkpoints: they work with a store of checkpoints only.
+CONTINUING = frozenset({"pbt", "pb2", "replay"})
 
-# The schedules that end Trials early: they must be asked when curves have grown.
+# The schedules that only end Trials early.
 STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})
+
+
+def default_schedule(algorithm: str, problem: Problem) -> str:
+    """The schedule of a Study that names none: flat, but for `bohb`, and for `auto` where a budget can be divided."""
+    if algorithm == "bohb":
+        return "hyperband"
+    divided = problem.min_budget is not None and problem.max_budget is not None and problem.min_budget < problem.max_budget
+    return "asha" if algorithm == "auto" and divided and problem.objectives == 1 else "flat"
+
+
+def stops_early(schedule: Mapping[str, Any] | None) -> bool:
+    """Whether a schedule, as in a Study, ends Trials early, so that it must be asked when curves have grown."""
+    if not schedule:
+        return False
+    name, settings = next(iter(schedule.items()))
+    return name in STOPPING or (name == "asha" and (settings or {}).get("form") == "stopping")
 
 
 def load(reference: str) -> type[Any]:
@@ -65,7 +85,7 @@ def build(problem: Problem, algorithm: Mapping[str, Any] | None = None, schedule
     faults: list[Fault] = []
     name, settings = _only(algorithm or {DEFAULT_ALGORITHM: {}}, "algorithm", ALGORITHMS, faults)
     method = _read(ALGORITHMS, name, settings, "algorithm", faults)
-    chosen = _only(schedule, "schedule", SCHEDULES, faults) if schedule else (DEFAULT_SCHEDULE.get(name, "flat"), {})
+    chosen = _only(schedule, "schedule", SCHEDULES, faults) if schedule else (default_schedule(name, problem), {})
     timing = _read(SCHEDULES, chosen[0], chosen[1], "schedule", faults)
     if faults or method is None or timing is None:
         raise InvalidSettings(faults)

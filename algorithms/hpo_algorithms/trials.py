@@ -52,7 +52,8 @@ class Trial:
     Losses are to be minimised; `losses` is the final result, one for each objective, empty while there is none and possibly NaN.
     `curve` holds (step, first objective's loss) in ascending order of step. `violation` is the sum by which outcome constraints
     are broken, 0 where they hold. `memo` is what the algorithm wrote into the proposal. `restorable` says that the Trial's last
-    checkpoint can be continued by another.
+    checkpoint can be continued by another. One that is `lost` had such a checkpoint and has it no more: whoever would have been
+    trained on from it must not be trained on from nothing in its name. Without a store of checkpoints a Trial is neither.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Trial:
     step: int | None = None
     violation: float = 0.0
     restorable: bool = False
+    lost: bool = False
 
     @property
     def active(self) -> bool:
@@ -124,7 +126,8 @@ class Answer:
 
 
 SEARCH_EXHAUSTED = "SearchExhausted"  # every configuration of a finite space has been tried
-SCHEDULE_FINISHED = "ScheduleFinished"  # the schedule has run all its brackets
+SCHEDULE_FINISHED = "ScheduleFinished"  # the schedule has run all its brackets, or the population all its generations
+POPULATION_LOST = "PopulationLost"  # no member of the population is left that could be continued
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hpo_algorithms import Proposal, Stop
 
 from hpo_operator.conditions import Truth
 from hpo_operator.ledger import Ledger
-from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
+from hpo_operator.resources import CheckpointRecord, Study, StudyStatus, Trial, TrialStatus
 from hpo_operator.workloads import Workload
 
 # Inputs
@@ -24,7 +24,8 @@ class Consultation:
     """What the algorithm answered when it was asked with the ledger at `version` for `count` Trials from number `first`.
 
     `error` says why the algorithm itself could not answer; the proposals are then a fallback, or there are none. A `count` of None
-    is one that was large enough.
+    is one that was large enough. `donors` are the Trials whose checkpoints a later proposal may start from; None where that was
+    not asked or could not be said.
     """
 
     version: int
@@ -34,6 +35,7 @@ class Consultation:
     stops: tuple[Stop, ...] = ()
     error: str = ""
     count: int | None = None
+    donors: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,24 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleanup:
+    """What can be seen of the removal of Trials' folders of checkpoints; `ended` is None while it is at work."""
+
+    numbers: tuple[int, ...]
+    succeeded: bool = False
+    ended: datetime | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """All that a decision rests on.
 
     `workloads` holds what is known of the workloads of active, uncleaned and removed Trials; a missing entry means not known.
     `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown. `metrics` is what stands to
     be said of the source of metrics: status, reason and message of `MetricsAvailable`; None where there is no such source.
+    Before `status_due` the Study's status is written only for its end; None when it may be at any time.
+    `cleanup` is the removal of checkpoints that is at work, or has ended and not been put away.
     """
 
     study: Study
@@ -66,6 +80,8 @@ class View:
     stopping: bool = False
     refusal: Refusal | None = None
     metrics: tuple[Truth, str, str] | None = None
+    status_due: datetime | None = None
+    cleanup: Cleanup | None = None
 
 
 # Actions
@@ -122,7 +138,38 @@ class WriteStudy:
     status: StudyStatus
 
 
-Action = Ask | CreateTrial | StartWorkload | StopWorkload | LookForWorkload | WriteTrial | WriteStudy
+@dataclass(frozen=True, slots=True)
+class WriteCheckpoint:
+    """Write what has become of an ended Trial's checkpoint, and nothing else of its status."""
+
+    number: int
+    record: CheckpointRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Remove the folders of checkpoints of these Trials, or adopt the cleanup that is at work."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndCleanup:
+    """Put away a cleanup that has ended."""
+
+
+Action = (
+    Ask
+    | CreateTrial
+    | StartWorkload
+    | StopWorkload
+    | LookForWorkload
+    | WriteTrial
+    | WriteStudy
+    | WriteCheckpoint
+    | Collect
+    | EndCleanup
+)
 
 
 @dataclass(slots=True)

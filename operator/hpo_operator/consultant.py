@@ -56,6 +56,7 @@ class Consultant:
     Args:
         timeout: seconds that an answer may take.
         memory: bytes that the worker may allocate, 0 for no limit; half of this machine's and at most 8 GiB when left out.
+        donors: whether answers say which checkpoints may still be needed.
         log: a file for what the algorithm prints and for its tracebacks; the caller's stderr when left out.
     """
 
@@ -67,11 +68,12 @@ class Consultant:
         *,
         timeout: float = TIMEOUT_SECONDS,
         memory: int | None = None,
+        donors: bool = False,
         log: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         memory = _memory() if memory is None else memory
-        self._opening = Opening(problem, algorithm or {DEFAULT_ALGORITHM: {}}, schedule, memory)
+        self._opening = Opening(problem, algorithm or {DEFAULT_ALGORITHM: {}}, schedule, memory, donors)
         self.timeout = timeout
         self._log, self._clock = log, clock
         self._sent = 0
@@ -120,9 +122,8 @@ class Consultant:
             if not asked.failure:
                 self._strikes = 0
             answer, error = reply.answer, "; ".join(each for each in (asked.failure, reply.error) if each)
-            return Consultation(
-                asked.version, asked.first, answer.proposals, answer.finished, reply.stops, error, count=asked.count
-            )
+            told = (answer.proposals, answer.finished, reply.stops, error, asked.count, reply.donors)
+            return Consultation(asked.version, asked.first, *told)
         self.close()
         if asked.failure:
             error = f"{asked.failure}; and the fallback failed: {reply.error}"

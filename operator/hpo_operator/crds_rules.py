@@ -14,7 +14,7 @@ from typing import Any
 from hpo_algorithms import InvalidInput, Problem, Space, build
 from hpo_algorithms._reading import FINEST, IN_REACH, KINDS, LARGEST, NARROWEST, SMALLEST
 from hpo_algorithms.parameters import MAX_INT_VALUES, MAX_LOG_INT
-from hpo_algorithms.registry import ALGORITHMS, SCHEDULES
+from hpo_algorithms.registry import ALGORITHMS, CONTINUING, SCHEDULES
 
 from hpo_operator.resources import MAX_STUDY_NAME, STUDY_NAME
 
@@ -263,6 +263,12 @@ def _methods() -> Iterable[Rule]:
     if found := [name for name, answers in works.items() if answers.needs_one_objective]:
         rule = f"size(self.objectives) == 1 || !({_any('self.algorithm', found)})"
         yield Rule(rule, f"algorithm {' or '.join(found)} works with one objective only", ".algorithm")
+    continuing = [name for name in ALGORITHMS if name in CONTINUING]
+    yield Rule(
+        f"has(self.checkpoints) || !({_any('self.algorithm', continuing)})",
+        f"algorithms {_listed(continuing)} need a store of checkpoints; add checkpoints: {{volumeClaim: {{name: weights}}}}",
+        ".algorithm",
+    )
     for name in works:
         if unfit := [each for each in SCHEDULES if not _Answers(name, each).works]:
             rule = f"!has(self.algorithm.{name}) || !has(self.schedule) || !({_any('self.schedule', unfit)})"

@@ -15,7 +15,8 @@ from hpo_operator.resources import Study, Trial
 PARAMETER_PREFIX = "HPO_PARAM_"
 CONTRACT = frozenset({
     "HPO_STUDY", "HPO_STUDY_UID", "HPO_TRIAL", "HPO_TRIAL_NUMBER", "HPO_PARAMETERS", "HPO_PARAMETERS_FILE", "HPO_OBJECTIVES",
-    "HPO_START_STEP", "HPO_BUDGET", "HPO_TERMINATION_FILE", "HPO_METRICS_FILE", "HPO_METRICS_PORT",
+    "HPO_START_STEP", "HPO_BUDGET", "HPO_CHECKPOINT_DIR", "HPO_RESTORE_DIR", "HPO_RESTORE_TRIAL", "HPO_RESTORE_STEP",
+    "HPO_RESTORE_DIGEST", "HPO_TERMINATION_FILE", "HPO_METRICS_FILE", "HPO_METRICS_PORT",
 })  # fmt: skip
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^)]*)\)")
@@ -37,6 +38,19 @@ def trial_environment(study: Study, trial: Trial, space: Space) -> dict[str, str
         found["HPO_BUDGET"] = str(trial.spec.budget)
     for pair in trial.spec.parameters:
         found[parameter_variable(pair.name)] = pair.value
+    return found
+
+
+def checkpoint_environment(trial: Trial, own: str, donors: str) -> dict[str, str]:
+    """The variables that tell a program where checkpoints are: its Trial's own folder, and that of the Trial it starts from."""
+    found = {"HPO_CHECKPOINT_DIR": own}
+    if (restore := trial.spec.restore_from) is not None:
+        found |= {
+            "HPO_RESTORE_DIR": f"{donors}/step-{restore.step}",
+            "HPO_RESTORE_TRIAL": restore.trial_name,
+            "HPO_RESTORE_STEP": str(restore.step),
+            "HPO_RESTORE_DIGEST": restore.digest,
+        }
     return found
 
 

@@ -60,7 +60,9 @@ class Ledger:
 
     `active` are those without a result, `uncleaned` those that have one but whose workload may still be there, `removed` the
     numbers of those that were deleted by hand and whose workload may still be there. `kept` holds (completion time, number), in
-    this order, of ended Trials whose workloads are known to be at rest, and only wait for their time to live to pass.
+    this order, of ended Trials whose workloads are known to be at rest, and only wait for their time to live to pass. `restorable`
+    are ended Trials whose checkpoints are kept, which take `checkpoint_bytes`, `collecting` those whose folders of checkpoints are
+    to be removed.
 
     `version` grows with each change that an algorithm could see; `changed[version:]` are the numbers of the Trials behind it.
     """
@@ -73,6 +75,10 @@ class Ledger:
         self.uncleaned: dict[int, Trial] = {}
         self.removed: set[int] = set()
         self.kept: list[tuple[datetime, int]] = []
+        self.restorable: set[int] = set()
+        self.collecting: set[int] = set()
+        self.checkpoint_bytes = 0
+        self._sizes: dict[int, int] = {}  # of the checkpoints that are kept
         self.changed = Changes()
         self.gpu_seconds = 0
         self._created = created
@@ -83,6 +89,7 @@ class Ledger:
         self._rankings: Rankings | None = Rankings()  # None: to be made again
         self._best: tuple[RankedTrial, ...] | None = ()
         self._front: tuple[RankedTrial, ...] | None = ()
+        self._bad: set[tuple[int, str | None]] = set()  # (number, digest) of checkpoints that a Trial could not start from
         for trial in sorted(trials, key=lambda each: each.spec.number):
             self.put(trial)
 
@@ -165,7 +172,9 @@ class Ledger:
         self._count(trial, 1)
         if self._rankings is not None:
             self._rank(self._rankings, trial)
+        self._file(trial)
         self._show(number, trial)
+        self._blame(trial)
 
     def remove(self, number: int) -> None:
         """Forget a Trial that was deleted. Its number is not given again, and its place is free once its workload has ended."""
@@ -176,6 +185,9 @@ class Ledger:
         ended = self.active.pop(number, None) is None
         self.uncleaned.pop(number, None)
         self._drop_kept(number, trial)
+        self.restorable.discard(number)
+        self.collecting.discard(number)
+        self.checkpoint_bytes -= self._sizes.pop(number, 0)
         if self._views.pop(number, None):
             self.changed.append(number)
         if trial is None:
@@ -233,7 +245,8 @@ class Ledger:
         if c.reason(trial.status.conditions, c.SUCCEEDED) not in c.FREED:
             # One with parameters of another version, which this one does not take, is a hole like a deleted one.
             with contextlib.suppress(InvalidInput):
-                self._views[number] = view_of(self.space, trial, self.spec if is_terminal(trial) else None)
+                bad = trial.status.checkpoint is not None and (number, trial.status.checkpoint.digest) in self._bad
+                self._views[number] = view_of(self.space, trial, self.spec if is_terminal(trial) else None, bad=bad)
         self.changed.append(number)
 
     def _amend(self, known: Trial, later: Trial) -> None:
@@ -243,7 +256,27 @@ class Ledger:
         status = known.status.model_copy(update={"checkpoint": later.status.checkpoint})
         self.trials[known.spec.number] = later.model_copy(update={"spec": known.spec, "status": status})
         if later.status.checkpoint != known.status.checkpoint:
+            self._file(self.trials[known.spec.number])
             self._show(known.spec.number, self.trials[known.spec.number])
+
+    def _file(self, trial: Trial) -> None:
+        """Take in what has become of an ended Trial's checkpoint."""
+        number, kept = trial.spec.number, trial.status.checkpoint
+        for state, numbers in (("Kept", self.restorable), ("Collecting", self.collecting)):
+            (numbers.add if kept is not None and kept.state == state else numbers.discard)(number)
+        self.checkpoint_bytes -= self._sizes.pop(number, 0)
+        if kept is not None and kept.state == "Kept" and kept.size:
+            self._sizes[number] = kept.size
+            self.checkpoint_bytes += kept.size
+
+    def _blame(self, trial: Trial) -> None:
+        """Remember which checkpoint a Trial could not start from: nobody else is to try."""
+        restore = trial.spec.restore_from
+        if restore is None or c.reason(trial.status.conditions, c.SUCCEEDED) != c.DONOR_UNAVAILABLE:
+            return
+        self._bad.add((restore.number, restore.digest))
+        if restore.number in self.trials:
+            self._show(restore.number, self.trials[restore.number])
 
     def _count(self, trial: Trial, sign: int) -> None:
         """Take an ended Trial into what is counted, or with -1 out of it."""
@@ -307,8 +340,8 @@ def params_of(space: Space, pairs: Iterable[NamedValue]) -> Params:
     return space.parse({pair.name: pair.value for pair in pairs})
 
 
-def view_of(space: Space, trial: Trial, spec: StudySpec | None = None) -> algorithms.Trial:
-    """A Trial as algorithms see it; with the spec also its result."""
+def view_of(space: Space, trial: Trial, spec: StudySpec | None = None, *, bad: bool = False) -> algorithms.Trial:
+    """A Trial as algorithms see it; with the spec also its result. Nothing can be continued from a `bad` checkpoint."""
     slot = trial.spec.slot or SlotSpec()
     view = algorithms.Trial(
         number=trial.spec.number,
@@ -324,7 +357,9 @@ def view_of(space: Space, trial: Trial, spec: StudySpec | None = None) -> algori
     observed = status.observation
     sign = 1.0 if spec.objectives[0].goal == "Minimize" else -1.0
     curve = tuple((p.step, sign * v) for p in (observed.curve if observed else ()) if (v := parsed(p.value)) is not None)
-    state = _state_of(status)
+    state, checkpoint = _state_of(status), status.checkpoint
+    had = checkpoint is not None and checkpoint.digest is not None
+    restorable = had and not bad and checkpoint.state == "Kept"  # type: ignore[union-attr]
     has_result = state is State.DONE or (state is not State.FAILED and bool(metrics))
     return algorithms.Trial(
         number=view.number,
@@ -338,7 +373,8 @@ def view_of(space: Space, trial: Trial, spec: StudySpec | None = None) -> algori
         losses=losses_of(spec, metrics) if has_result else (),
         step=status.stop.step if status.stop else (observed.step if observed else None),
         violation=violation_of(spec.constraints, metrics) if has_result else 0.0,
-        restorable=status.checkpoint is not None and status.checkpoint.state == "Kept",
+        restorable=restorable,
+        lost=had and not restorable,
     )
 
 

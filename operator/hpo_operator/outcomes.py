@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hpo_operator import conditions as c
-from hpo_operator.reports import INFEASIBLE_EXIT_CODE, Aggregates, Report
-from hpo_operator.resources import CurvePoint, NamedValue, Objective, Observation, OutcomeConstraint, StudySpec
+from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE, Aggregates, Report
+from hpo_operator.resources import (
+    CheckpointRecord,
+    CurvePoint,
+    NamedValue,
+    Objective,
+    Observation,
+    OutcomeConstraint,
+    RestoreRecord,
+    Study,
+    StudySpec,
+    Trial,
+)
 from hpo_operator.workloads import Phase, Workload
 
 T = TypeVar("T")
@@ -34,6 +45,9 @@ class Outcome:
 def outcome_of(spec: StudySpec, workload: Workload) -> Outcome | None:
     """What a workload that has ended means for its Trial; None while its result may still come."""
     report = workload.report or Report()
+    if report.donor_unavailable is not None or workload.exit_code == DONOR_UNAVAILABLE_EXIT_CODE:
+        why = report.donor_unavailable or "The program says that it cannot have the checkpoint that it should start from."
+        return Outcome(c.DONOR_UNAVAILABLE, why)
     if report.infeasible is not None or workload.exit_code == INFEASIBLE_EXIT_CODE:
         return Outcome(c.INFEASIBLE, report.infeasible or "The program says that this configuration cannot be run.")
     if workload.phase is Phase.FAILED and workload.awaiting:
@@ -99,6 +113,32 @@ def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:
         metrics=tuple(NamedValue(name=name, value=format_number(values[name])) for name in names),
         curve=tuple(CurvePoint(step=step, value=format_number(value)) for step, value in thinned(workload.curve)),
     )
+
+
+def checkpoint_folder(uid: str, trial_name: str) -> str:
+    """Where a Trial's checkpoints lie in its Study's store: each Study's below its uid, which no other has."""
+    return f"{uid}/{trial_name}"
+
+
+def checkpoint_of(study: Study, trial: Trial, workload: Workload, reason: str) -> CheckpointRecord | None:
+    """What is recorded of the checkpoints of a Trial that ends for a reason; None where there can be none.
+
+    One that is not known to have left any may have left part of one, which is to be removed.
+    """
+    if study.spec.checkpoints is None or (workload.ref is None and trial.status.workload is None):
+        return None
+    folder, saved = checkpoint_folder(study.metadata.uid, trial.metadata.name), workload.weights.saved
+    if saved is None or reason in c.FREED:
+        return CheckpointRecord(path=folder, state="Collecting")
+    return CheckpointRecord(step=saved.step, digest=saved.digest, size=saved.size, path=f"{folder}/step-{saved.step}")
+
+
+def restored_of(workload: Workload) -> RestoreRecord | None:
+    """What a program says of the checkpoint that it has started from."""
+    told = workload.weights.restored
+    if told is None:
+        return None
+    return RestoreRecord(trial_name=told.trial, step=told.step, size=told.size, seconds=told.seconds)
 
 
 def thinned(points: Sequence[T], limit: int = MAX_CURVE) -> Sequence[T]:

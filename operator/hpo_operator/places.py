@@ -11,10 +11,14 @@ from datetime import timedelta
 
 from hpo_algorithms import Origin, Proposal, Slot
 
+from hpo_operator import conditions as c
 from hpo_operator.actions import Action, Ask, CreateTrial, LookForWorkload, Plan, StartWorkload, StopWorkload, View
 from hpo_operator.ledger import pairs_of
 from hpo_operator.resources import Metadata, RestoreFrom, SlotSpec, StudyRef, Trial, TrialSpec
 from hpo_operator.workloads import Phase, Workload
+
+CREATIONS = 8  # decided at once: they are made one after the other, and much may have come up before the last
+LEFT_ALONE = timedelta(seconds=3)  # longer than a request takes from its decision; Kubernetes' times are whole seconds
 
 
 def occupied(view: View) -> int:
@@ -62,10 +66,10 @@ def refills(view: View) -> Iterator[Action]:
         return
     # The first ones may have become Trials already: those behind them were decided with them, and are as good as before.
     done = ledger.created - asked.first
-    proposals = asked.proposals[done : done + wanted] if done >= 0 else ()
+    proposals = asked.proposals[done : done + min(wanted, CREATIONS)] if done >= 0 else ()
     if proposals and (current or all(_can_start(view, each) for each in asked.proposals[done:])):
         for offset, proposal in enumerate(proposals):
-            if not (_can_start(view, proposal) or proposal.origin is Origin.PROMOTED):
+            if not _is_possible(view, proposal):
                 return  # see `senseless`
             trial = trial_of(view, ledger.created + offset, proposal)
             yield CreateTrial(trial)
@@ -98,26 +102,33 @@ def senseless(view: View) -> str:
     if not asked.proposals:
         return "" if asked.count == 0 else "The algorithm proposes nothing although nothing is active."
     first = asked.proposals[0]
-    if first.origin is not Origin.PROMOTED and not _can_start(view, first):
+    if not _is_possible(view, first):
         return f"The algorithm proposes to start from a checkpoint of Trial {first.donor}, which has none."
     return ""
 
 
 def cleanups(view: View, decided: Plan) -> Iterator[Action]:
-    """Workloads of ended and deleted Trials: stopped while they run, deleted when their time to live is over."""
+    """Workloads of ended and deleted Trials: stopped while they run, deleted when their time to live is over.
+
+    Those that have ended by themselves are left alone for a moment. Another operator, for a moment there may be two, may have seen
+    it before this one; and while the name is taken, one that is late cannot make the workload a second time.
+    """
     ledger = view.ledger
-    ttl = timedelta(seconds=view.study.spec.workload_ttl_seconds)
+    ttl = max(timedelta(seconds=view.study.spec.workload_ttl_seconds), LEFT_ALONE)
     for number in _leaving(view):
-        workload = view.workloads.get(number)
-        completed = ledger.uncleaned[number].status.completion_time if number in ledger.uncleaned else None
+        workload, trial = view.workloads.get(number), ledger.uncleaned.get(number)
         if workload is None:
             yield LookForWorkload(number)
         elif workload.phase is Phase.ABSENT or workload.ref is None or workload.deleting:
             continue  # it is gone, or goes, or never was
-        elif not workload.at_rest or completed is None or view.now >= completed + ttl:
+        elif trial is None or trial.status.completion_time is None or _is_cut_short(trial, workload):
             yield StopWorkload(number)
         else:
-            decided.wake(completed + ttl)
+            due = trial.status.completion_time + (ttl if workload.at_rest else LEFT_ALONE)
+            if view.now < due:
+                decided.wake(due)
+            else:
+                yield StopWorkload(number)
     for completed, number in ledger.kept:
         if view.now < completed + ttl:
             decided.wake(completed + ttl)
@@ -126,13 +137,13 @@ def cleanups(view: View, decided: Plan) -> Iterator[Action]:
 
 
 def trial_of(view: View, number: int, proposal: Proposal) -> Trial:
-    """The Trial that a proposal becomes. One whose donor has no checkpoint any more starts from the beginning."""
+    """The Trial that a proposal becomes. Without a store of checkpoints one that is promoted starts from the beginning."""
     study = view.study
     restore = None
     if proposal.donor is not None and _can_start(view, proposal):
         donor = view.ledger.trials[proposal.donor]
         kept = donor.status.checkpoint
-        assert kept is not None
+        assert kept is not None and kept.step is not None and kept.digest is not None
         restore = RestoreFrom(
             trial_name=donor.metadata.name, number=proposal.donor, step=kept.step, path=kept.path, digest=kept.digest
         )
@@ -154,6 +165,11 @@ def trial_of(view: View, number: int, proposal: Proposal) -> Trial:
             origin=proposal.origin.value,
         ),
     )
+
+
+def _is_cut_short(trial: Trial, workload: Workload) -> bool:
+    """Whether an ended Trial's workload is to be stopped, for it would run on."""
+    return not workload.at_rest and c.reason(trial.status.conditions, c.SUCCEEDED) in c.CUT_SHORT
 
 
 def _waits(trial: Trial, workload: Workload | None) -> bool:
@@ -179,5 +195,10 @@ def _can_start(view: View, proposal: Proposal) -> bool:
     """Whether the checkpoint that a proposal starts from can be had."""
     if proposal.donor is None:
         return True
-    donor = view.ledger.trials.get(proposal.donor)
-    return donor is not None and donor.status.checkpoint is not None and donor.status.checkpoint.state == "Kept"
+    donor = view.ledger.view(proposal.donor)
+    return donor is not None and donor.restorable
+
+
+def _is_possible(view: View, proposal: Proposal) -> bool:
+    """Whether a proposal can become a Trial that means what it says: law 8, never a silent start from nothing."""
+    return _can_start(view, proposal) or (view.study.spec.checkpoints is None and proposal.origin is Origin.PROMOTED)

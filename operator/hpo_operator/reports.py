@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INFEASIBLE_EXIT_CODE = 86  # a program ends with it to say that its configuration cannot be run
+DONOR_UNAVAILABLE_EXIT_CODE = 87  # that the checkpoint that it should start from is missing or damaged
 MAX_STEP = 2**53  # what a status can hold
+MAX_NAME = 253
 
 # float() would take more: other scripts' digits, and underscores, which no program means.
 # Possessive (++), for a megabyte of digits must not take a minute to refuse.
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[-+]?[0-9]++)?|inf(?:inity)?|nan)", re.IGNORECASE)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,15 @@ class Aggregates:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run's result as far as it is known: the last step, each metric's aggregates, or why the configuration is infeasible."""
+    """A run's result as far as it is known: the last step, each metric's aggregates, or why there can be none.
+
+    That is because the configuration is infeasible, or because the checkpoint that the run should start from cannot be had.
+    """
 
     step: int | None = None
     metrics: Mapping[str, Aggregates] = field(default_factory=dict)
     infeasible: str | None = None
+    donor_unavailable: str | None = None
 
     def followed_by(self, step: int | None, metrics: Mapping[str, float]) -> Report:
         """This report after one more call of `hpo.report`."""
@@ -53,18 +60,53 @@ class Report:
         return Report(self.step if step is None else step, merged, self.infeasible)
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The newest complete checkpoint that a program tells of."""
+
+    step: int
+    digest: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Which other Trial's checkpoint a program has started from, and what copying it took."""
+
+    trial: str
+    step: int
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a program tells of its checkpoints."""
+
+    saved: Saved | None = None
+    restored: Restored | None = None
+
+
+NO_WEIGHTS = Weights()
+
+
 def final_message(text: str) -> Report | None:
     """The report in a termination message: its last whole line that is one. None where no line is."""
-    for line in reversed(_lines(text)):
-        found = _mapping(line)
-        if found is None or found.get("hpo") is True or found.get("hpo") != 1:
-            continue
+    for found in _messages(text):
         if isinstance(found.get("infeasible"), str):
             return Report(_step(found.get("step")), infeasible=found["infeasible"])
+        if isinstance(found.get("donorUnavailable"), str):
+            return Report(donor_unavailable=found["donorUnavailable"])
         metrics = found.get("metrics")
         if isinstance(metrics, dict):
             return Report(_step(found.get("step")), {k: a for k, v in metrics.items() if (a := _aggregates(v))})
     return None
+
+
+def final_weights(text: str) -> Weights:
+    """What the last whole line of a termination message says of checkpoints. Its paths are not read: they follow from the steps."""
+    last = next(_messages(text), {})
+    return Weights(_saved(last.get("checkpoint")), _restored(last.get("restored")))
 
 
 def live_reports(text: str) -> Iterator[tuple[int | None, dict[str, float]]]:
@@ -100,6 +142,41 @@ def number(value: object) -> float | None:
         return float(value)
     except OverflowError:
         return None
+
+
+def _messages(text: str) -> Iterator[dict[str, Any]]:
+    """The whole lines of a termination message that are ours, the last one first."""
+    for line in reversed(_lines(text)):
+        found = _mapping(line)
+        if found is not None and found.get("hpo") is not True and found.get("hpo") == 1:
+            yield found
+
+
+def _saved(found: Any) -> Saved | None:
+    if not isinstance(found, dict) or found.get("path") != f"step-{found.get('step')}":
+        return None
+    step, digest = found.get("step"), found.get("digest")
+    if type(step) is not int or not 0 <= step <= MAX_STEP or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        return None
+    return Saved(step, digest, _count(found.get("bytes")))
+
+
+def _restored(found: Any) -> Restored | None:
+    if not isinstance(found, dict):
+        return None
+    trial, step, size, seconds = (
+        found.get("from"),
+        _count(found.get("step")),
+        _count(found.get("bytes")),
+        number(found.get("seconds")),
+    )
+    if not isinstance(trial, str) or not 0 < len(trial) <= MAX_NAME or step is None or size is None:
+        return None
+    return Restored(trial, step, size, seconds) if seconds is not None and 0 <= seconds < math.inf else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= MAX_STEP else None
 
 
 def _lines(text: str) -> list[str]:

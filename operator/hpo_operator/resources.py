@@ -352,6 +352,9 @@ class StudyStatus(Observed):
     trials: TrialCounts = Field(TrialCounts(), description="Trials by what became of them.")
     selector: str | None = Field(None, max_length=1024, description="Label selector of the pods of the Trials.")
     gpu_seconds: Count = Field(0, description="GPU-seconds that the ended Trials have used.")
+    checkpoint_bytes: Count | None = Field(
+        None, description="What the checkpoints that are kept take, each Trial's newest counted, as far as programs have told."
+    )
     best: tuple[RankedTrial, ...] = Field(
         (), max_length=10, description="The best Trials at the highest budget that any has completed, best first."
     )
@@ -443,12 +446,28 @@ class StopRecord(Observed):
 
 
 class CheckpointRecord(Observed):
-    """The newest complete checkpoint."""
+    """The newest complete checkpoint, and what becomes of the folder that it lies in."""
 
+    step: Count | None = Field(
+        None, description="The step after which it was written; missing where the Trial is not known to have left a complete one."
+    )
+    digest: Text | None = Field(None, description="Digest of its content.")
+    size: Count | None = Field(None, alias="bytes", description="What its files take together, where that was reported.")
+    path: Path = Field(description="Where it lies in the store; without a step, where the Trial's folder lies.")
+    state: Literal["Kept", "Collecting", "Collected"] = Field(
+        "Kept",
+        description="Kept while another Trial may start from it, or the Trial is one of the best; Collecting once nothing starts "
+        "from it any more; Collected once the Trial's whole folder is gone.",
+    )
+
+
+class RestoreRecord(Observed):
+    """What starting from another Trial's checkpoint took."""
+
+    trial_name: ObjectName = Field(description="Name of the Trial whose checkpoint it was.")
     step: Count = Field(description="The step after which it was written.")
-    digest: Text = Field(description="Digest of its content.")
-    path: Path = Field(description="Where it lies in the store.")
-    state: Literal["Kept", "Collected"] = Field("Kept", description="Collected once nothing can need it any more.")
+    size: Count = Field(alias="bytes", description="What was copied.")
+    seconds: float = Field(ge=0, description="How long copying and comparing with the digest took.")
 
 
 class TrialStatus(Observed):
@@ -464,6 +483,7 @@ class TrialStatus(Observed):
     observation: Observation | None = Field(None, description="What was measured.")
     stop: StopRecord | None = Field(None, description="Why it was ended early.")
     checkpoint: CheckpointRecord | None = Field(None, description="Its newest complete checkpoint.")
+    restored: RestoreRecord | None = Field(None, description="That it started from another Trial's checkpoint, as it says itself.")
     gpu_seconds: Count = Field(0, description="GPUs times the seconds that they were held, over all attempts.")
 
 

@@ -72,7 +72,11 @@ def status_of(view: View, ending: str) -> StudyStatus:
     if view.metrics is not None and not over:
         found = c.put(found, c.METRICS_AVAILABLE, *view.metrics, now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
-    stands = {"observed_generation": generation, "conditions": found}
+    stands = {
+        "observed_generation": generation,
+        "conditions": found,
+        "checkpoint_bytes": ledger.checkpoint_bytes if study.spec.checkpoints else None,
+    }
     if over and is_over(old):
         return old.model_copy(update=stands)  # whoever now deletes the Trials keeps what they have found
     counts = ledger.counts(running)
@@ -206,7 +210,7 @@ def _explanation(view: View, reason: str) -> str:
         c.SEARCH_EXHAUSTED: "Every configuration of the space has been tried.",
         c.SCHEDULE_FINISHED: "The schedule has come to its end.",
         c.TOO_MANY_FAILURES: f"{failed} Trials have failed (limits.maxFailedTrials: {limits.max_failed_trials}).{_latest(view)}",
-        c.POPULATION_LOST: f"No member of the population is left that could be continued.{_latest(view)}",
+        c.POPULATION_LOST: f"No member of the population is left that has a result and a checkpoint to go on from.{_latest(view)}",
     }.get(reason, "")
 
 

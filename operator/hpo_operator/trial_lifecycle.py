@@ -15,7 +15,7 @@ from hpo_algorithms import Stop
 from hpo_operator import conditions as c
 from hpo_operator.actions import Action, LookForWorkload, Plan, StartWorkload, StopWorkload, View, WriteTrial
 from hpo_operator.ledger import is_terminal
-from hpo_operator.outcomes import Outcome, observation_of, outcome_of
+from hpo_operator.outcomes import Outcome, checkpoint_of, observation_of, outcome_of, restored_of
 from hpo_operator.resources import Condition, StopRecord, Trial, TrialStatus, WorkloadRef
 from hpo_operator.workloads import ABSENT, Phase, Workload
 
@@ -52,6 +52,10 @@ def next_steps(view: View, trial: Trial, circumstances: Circumstances, decided: 
     given_up = is_given_up(trial, workload)
     if workload.phase in (Phase.SUCCEEDED, Phase.FAILED) and not _is_losing(workload) and not given_up:
         outcome = outcome_of(spec, workload)
+        if outcome is not None and outcome.reason == c.DONOR_UNAVAILABLE and trial.spec.restore_from is None:
+            outcome = Outcome(
+                c.PROGRAM_FAILED, f"The program lacks a checkpoint, but this Trial starts from none: {outcome.message}"
+            )
         if outcome is None:
             yield from _show_awaiting(view, trial, workload, decided)
         else:
@@ -81,6 +85,8 @@ def ended(view: View, trial: Trial, workload: Workload, outcome: Outcome, stop: 
             "completion_time": workload.finished or view.now,
             "observation": observation_of(view.study.spec, workload),
             "stop": stop,
+            "checkpoint": checkpoint_of(view.study, trial, workload, outcome.reason),
+            "restored": restored_of(workload),
             "gpu_seconds": _gpu_seconds(view, trial, workload),
         }
     )
@@ -94,12 +100,13 @@ def is_given_up(trial: Trial, workload: Workload) -> bool:
 
 
 def _donor_is_gone(view: View, trial: Trial) -> bool:
-    """Whether the checkpoint that a Trial starts from is known to have been collected. A deleted donor's may still be there."""
+    """Whether the checkpoint that a Trial starts from is known to be gone. A deleted donor's may still be there."""
     restore = trial.spec.restore_from
     donor = view.ledger.trials.get(restore.number) if restore else None
-    if donor is None or not is_terminal(donor):
+    if restore is None or donor is None or not is_terminal(donor):
         return False
-    return donor.status.checkpoint is None or donor.status.checkpoint.state != "Kept"
+    seen = view.ledger.view(restore.number)
+    return seen is None or not seen.restorable
 
 
 # While it runs
@@ -180,7 +187,7 @@ def _absent(view: View, trial: Trial, workload: Workload, circumstances: Circums
     elif trial.spec.number in circumstances.startable:
         if trial.status.attempts == 0 and _donor_is_gone(view, trial):
             assert trial.spec.restore_from is not None
-            message = f"The checkpoint of {trial.spec.restore_from.trial_name} was collected before this Trial could start."
+            message = f"The checkpoint of {trial.spec.restore_from.trial_name} is gone, before this Trial could start."
             yield WriteTrial(trial.spec.number, ended(view, trial, workload, Outcome(c.DONOR_UNAVAILABLE, message)))
         else:
             yield StartWorkload(trial.spec.number)

@@ -14,6 +14,8 @@ from typing import Any, get_args
 
 from hpo_algorithms import Fault, InvalidInput, Problem, Space, build
 from hpo_algorithms.errors import nearest
+from hpo_algorithms.registry import CONTINUING
+from hpo_algorithms.space import Params
 from pydantic import BaseModel, ValidationError
 
 from hpo_operator.resources import API_VERSION, MAX_STUDY_NAME, STUDY_NAME, Metadata, Study, StudySpec
@@ -85,7 +87,8 @@ def notes(spec: StudySpec) -> list[str]:
     found = [f"spec.parameters: {note}" for note in space.warnings]
     ends = (spec.limits.max_trials, spec.limits.deadline_seconds, spec.limits.gpu_seconds)
     bounded = (spec.schedule or {}).get("hyperband") or {}
-    if not any(ends) and space.size is None and not bounded.get("iterations"):
+    endless = space.size is None and not bounded.get("iterations") and CONTINUING.isdisjoint(spec.algorithm)
+    if not any(ends) and endless:
         found.append("spec.limits: nothing ends this Study but its target or you; set maxTrials or deadlineSeconds.")
     if spec.limits.max_trials and spec.parallelism > spec.limits.max_trials:
         found.append(
@@ -131,18 +134,17 @@ def _method_faults(raw: Mapping[str, Any], spec: StudySpec | None) -> Iterable[F
         return
     # Where the rest of the Study has faults of its own, its algorithm is still worth a look.
     objectives, budget = (len(spec.objectives), spec.budget) if spec else (1, None)
-    low, high = (budget.min, budget.max) if budget else (1, 1) if raw.get("budget") else (None, None)
-    try:
-        build(Problem(space, objectives, low, high), raw.get("algorithm"), raw.get("schedule"))
-    except InvalidInput as error:
-        yield from error.faults
-    if spec is None:
-        return
-    for place, configuration in enumerate(spec.warm_start.configurations if spec.warm_start else ()):
+    low, high = (budget.min, budget.max) if budget else (1, 2) if raw.get("budget") else (None, None)
+    given: list[Params] = []
+    for place, configuration in enumerate(spec.warm_start.configurations if spec and spec.warm_start else ()):
         try:
-            space.parse({pair.name: pair.value for pair in configuration.parameters})
+            given.append(space.parse({pair.name: pair.value for pair in configuration.parameters}))
         except InvalidInput as error:
             yield from (fault.under(f"warmStart.configurations[{place}]") for fault in error.faults)
+    try:
+        build(Problem(space, objectives, low, high, given=tuple(given)), raw.get("algorithm"), raw.get("schedule"))
+    except InvalidInput as error:
+        yield from error.faults
 
 
 def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
@@ -156,6 +158,9 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
         yield Fault("budget.min", spec.budget.min, f"must be at most max ({spec.budget.max})")
     if spec.checkpoints and (spec.checkpoints.volume_claim is None) == (spec.checkpoints.object_store is None):
         yield Fault("checkpoints", None, "needs exactly one of volumeClaim, objectStore")
+    if spec.checkpoints is None and (name := next(iter(CONTINUING.intersection(spec.algorithm)), "")):
+        rule = f"are needed by algorithm {name}, whose members start from each other's"
+        yield Fault("checkpoints", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
     if spec.metrics.logs:
         yield from _pattern_faults(spec.metrics.logs.pattern)
     yield from _template_faults(spec)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from hpo_algorithms import Algorithm, Answer, Origin, Problem, Stop, Trial, build
-from hpo_algorithms.registry import DEFAULT_SCHEDULE
+from hpo_algorithms.registry import default_schedule
 
 FALLBACK: dict[str, dict[str, Any]] = {"sobol": {}}
 HEADER = struct.Struct(">Q")
@@ -30,12 +30,13 @@ MAX_MEMO = 2048  # bytes; it stands in the Trial's spec
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What stays the same for all questions; `memory` is a limit in bytes, 0 for none."""
+    """What stays the same for all questions; `memory` is a limit in bytes, 0 for none; with `donors` these are told, too."""
 
     problem: Problem
     algorithm: Mapping[str, Any]
     schedule: Mapping[str, Any] | None
     memory: int
+    donors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Reply:
     stops: tuple[Stop, ...] = ()
     error: str = ""
     broken: bool = False
+    donors: frozenset[int] | None = None
 
 
 class Method:
@@ -106,7 +108,8 @@ class Method:
         answer = NOTHING
         if question.count:
             answer = _legal(opening.problem, self._own.propose(opening.problem, known, question.first, question.count), known)
-        return Reply(answer, tuple(self._own.stops(opening.problem, known)))
+        donors = self._own.donors(opening.problem, known) if opening.donors else None
+        return Reply(answer, tuple(self._own.stops(opening.problem, known)), donors=donors)
 
     def _fallen_back(self, known: Sequence[Trial], question: Question, error: str) -> Reply:
         """Quasi-random configurations in the places that the schedule names, marked as what they are.
@@ -115,7 +118,7 @@ class Method:
         """
         opening = self._opening
         name = next(iter(opening.algorithm))
-        schedule = opening.schedule or ({DEFAULT_SCHEDULE[name]: {}} if name in DEFAULT_SCHEDULE else None)
+        schedule = opening.schedule or {default_schedule(name, opening.problem): {}}
         method = build(opening.problem, FALLBACK, schedule)
         numbered = [replace(trial, memo=str(trial.number)) for trial in known]
         answer = NOTHING

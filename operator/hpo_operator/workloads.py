@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from hpo_operator.reports import Report
+from hpo_operator.reports import NO_WEIGHTS, Report, Weights
 from hpo_operator.resources import WorkloadRef
 
 
@@ -43,7 +43,8 @@ class Workload:
 
     `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go. An absent one
     that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what
-    each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`.
+    each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`. `weights` is
+    what an ended program has said of its checkpoints.
     """
 
     phase: Phase
@@ -63,6 +64,7 @@ class Workload:
     created: datetime | None = None
     deleting: bool = False
     holds: tuple[Hold, ...] = ()
+    weights: Weights = NO_WEIGHTS
 
     @property
     def at_rest(self) -> bool:

@@ -34,7 +34,7 @@ class CheckpointWatch:
             if newest is not None:
                 found = read_manifest(self._store.path(newest))
                 restored = Restored(*found.copied_from) if found.copied_from else None
-                self._reports.saved(Saved(newest, found.digest, f"step-{newest}"), restored)
+                self._reports.saved(Saved(newest, found.digest, f"step-{newest}", found.size), restored)
             self._seen = changed
         except (OSError, Damaged):
             return

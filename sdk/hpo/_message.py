@@ -1,11 +1,11 @@
 """The final message: one line of JSON, the last of the termination file, that says how far a Trial came and how good it is.
 
     {"hpo":1,"step":27,"metrics":{"val_loss":["0.031","0.029","0.9"]}}       [last, lowest, highest] of this run
-    {"hpo":1,"step":27,"metrics":{…},"checkpoint":{"step":27,"digest":"sha256:…","path":"step-27"},"restored":{…}}
+    {"hpo":1,"step":27,"metrics":{…},"checkpoint":{"step":27,"digest":"sha256:…","path":"step-27","bytes":1203},"restored":{…}}
     {"hpo":1,"infeasible":"batch 4096 does not fit the GPU"}
     {"hpo":1,"donorUnavailable":"digits-3: 'model.pt' is missing"}
 
-It never takes more than 1,024 bytes, and 288 more where a checkpoint was saved or restored. The kubelet keeps 4 kB of the
+It never takes more than 1,024 bytes, and 312 more where a checkpoint was saved or restored. The kubelet keeps 4 kB of the
 file, but shares 12 kB among all containers of a pod, so that 1 kB is what a pod with twelve of them still delivers.
 """
 
@@ -21,19 +21,20 @@ from hpo._values import as_short_text, as_text
 LONGEST_LINE = 1024
 
 # What a line may take in addition for checkpoints, so that they never push an objective out: the newest one's record with a
-# step of ten digits, and where the first came from, with a name of 63 bytes.
-LONGEST_CHECKPOINTS = 288
+# step of ten digits and a terabyte, and where the first came from, with a name of 63 bytes.
+LONGEST_CHECKPOINTS = 312
 
 # How a line of ours begins, for those who look for it between what others wrote.
 MARK = b'{"hpo":1,'
 
 
 class Saved(NamedTuple):
-    """The newest complete checkpoint; `path` is relative to the Trial's own folder."""
+    """The newest complete checkpoint; `path` is relative to the Trial's own folder, `bytes` what its files take together."""
 
     step: int
     digest: str
     path: str
+    bytes: int
 
 
 class Restored(NamedTuple):

@@ -244,7 +244,7 @@ def _first_rank() -> bool:
 
 def _tell(manifest: Manifest) -> None:
     restored = Restored(*manifest.copied_from) if manifest.copied_from else None
-    reporter().saved(Saved(manifest.step, manifest.digest, f"step-{manifest.step}"), restored)
+    reporter().saved(Saved(manifest.step, manifest.digest, f"step-{manifest.step}", manifest.size), restored)
 
 
 def _as_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:

@@ -48,7 +48,7 @@ PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image'][
 
 
 def archives() -> list[Path]:
-    """The archives of the examples' images. Raises MissingTool inside the enclosure where they must be built first, outside of it."""
+    """The archives of the examples' images. Raises MissingTool inside the enclosure when they must be built first, outside."""
     return _kept("examples", BASE, _examples)
 
 

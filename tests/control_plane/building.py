@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.testbed import ControlPlane, Object, wait_until
+import pytest
+
+from tests.testbed import ControlPlane, Object, binaries, wait_until
+from tests.testbed.errors import BuildFailed, MissingTool
 from tests.testbed.simulation import DELAY, OPTIMUM
 
 VERSION = "hpo.dev/v1alpha1"
@@ -151,3 +155,17 @@ def _found(trial: Object) -> tuple[Any, ...]:
 
 def _pairs(named: Any) -> tuple[tuple[str, str], ...]:
     return tuple((each["name"], each["value"]) for each in named)
+
+
+def define_jobsets(plane: ControlPlane) -> None:
+    """Defines JobSets, which nothing runs. The test is skipped where their definition cannot be had; in CI that is a failure."""
+    name = "jobsets.jobset.x-k8s.io"
+    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is not None:
+        return
+    try:
+        folder = binaries.sources("jobset") / "config" / "components" / "crd" / "bases"
+    except (MissingTool, BuildFailed) as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the module of JobSet is not there: {error}")
+    plane.apply(folder / "jobset.x-k8s.io_jobsets.yaml")

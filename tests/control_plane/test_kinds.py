@@ -13,8 +13,8 @@ from hpo_operator.resources import Study, Template
 from hpo_operator.validation import problem_of
 from hpo_operator.workloads import Phase, Workload
 
-from tests.testbed import ApiError, ControlPlane, Object, binaries, wait_until
-from tests.testbed.errors import BuildFailed, MissingTool
+from tests.control_plane.building import define_jobsets
+from tests.testbed import ApiError, ControlPlane, Object, wait_until
 from tests.testbed.simulation import DELAY, EXIT_CODE, NEVER
 from tests.unit.operator.builders import a_study, a_trial
 from tests.unit.operator.cluster.objects import said
@@ -50,13 +50,7 @@ A_JOBSET: Object = {
 @pytest.fixture
 def jobsets(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows JobSets, though nothing runs them."""
-    name = "jobsets.jobset.x-k8s.io"
-    if control_plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is None:
-        try:
-            folder = binaries.sources("jobset") / "config" / "components" / "crd" / "bases"
-        except (MissingTool, BuildFailed) as error:
-            pytest.skip(f"the module of JobSet is not there: {error}")
-        control_plane.apply(folder / "jobset.x-k8s.io_jobsets.yaml")
+    define_jobsets(control_plane)
     return control_plane
 
 

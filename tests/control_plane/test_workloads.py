@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.control_plane.building import BEST, PATIENCE, VERSION, has_ended, no_workloads, number, reason, wait_for_condition
+from tests.control_plane.building import (
+    BEST,
+    PATIENCE,
+    VERSION,
+    define_jobsets,
+    has_ended,
+    no_workloads,
+    number,
+    reason,
+    wait_for_condition,
+)
 from tests.control_plane.chronicle import Chronicle
 from tests.control_plane.crowd import JOB, Crowd, message_of, metrics_of, runs, status_of
 from tests.control_plane.operator_process import NAME, NAMESPACE, write_settings
-from tests.testbed import ControlPlane, Object, binaries, wait_until
-from tests.testbed.errors import BuildFailed, MissingTool
+from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
 from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, OPTIMUM, of_trial
 
@@ -80,12 +88,7 @@ def crowd(scene: Scene) -> Iterator[Crowd]:
 
 def allow_jobsets(plane: ControlPlane) -> None:
     """Defines JobSets, which nothing runs, and gives the operator the right to make them, as whoever allows a kind must."""
-    try:
-        folder = binaries.sources("jobset") / "config" / "components" / "crd" / "bases"
-    except (MissingTool, BuildFailed) as error:
-        pytest.skip(f"the module of JobSet is not there: {error}")
-    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", "jobsets.jobset.x-k8s.io", namespace="") is None:
-        plane.apply(Path(folder / "jobset.x-k8s.io_jobsets.yaml"))
+    define_jobsets(plane)
     group, name = "rbac.authorization.k8s.io", f"{NAME}-jobsets"
     rule = {"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch", "create", "delete"]}
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}

@@ -108,6 +108,9 @@ SETS: dict[str, tuple[Program, ...]] = {
 }
 """What is built together, by the level of tests that needs it."""
 
+MANIFESTS = {"control-plane": ("jobset",)}
+"""Of which programs only the CRDs are needed, by the same levels: their modules are downloaded."""
+
 PROGRAMS = {program.name: program for programs in SETS.values() for program in programs}
 
 
@@ -146,6 +149,10 @@ def build(levels: Iterable[str] = ("control-plane",), say: Callable[[str], None]
 
     Raises MissingTool without go, BuildFailed with what go said. Builds of two callers wait for each other.
     """
+    levels = list(levels)
+    for name in [each for level in levels for each in MANIFESTS.get(level, ())]:
+        if shutil.which("go") is not None:
+            say(f"{name}: manifests in {sources(name)}")
     wanted = [*dict.fromkeys(each for level in levels for each in SETS[level] if not each.path().exists())]  # sets overlap
     if not wanted:
         return

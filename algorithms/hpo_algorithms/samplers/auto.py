@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpo_algorithms.errors import Fault
+from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.gp import GaussianProcess
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
-from hpo_algorithms.trials import Draw, History, Problem, Trial
+from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
 TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
 DOUBTED = 0.35  # insight below which half of the Trials are TPE's
@@ -22,11 +24,12 @@ MANY = 1000  # results from which the two take turns, for the Gaussian processes
 class Auto:
     """Chooses by what the Study asks and by what its Trials have shown.
 
-    1. Where Trials have budgets: TPE.
-    2. Otherwise Gaussian processes, as `gp`.
-    3. After each result they are asked what each Trial's loss should be, given all others. Where the answers are in no better order
-       than chance would have it, a share of the Trials, at most half, is TPE's, which assumes less: training that diverges or
-       stands on plateaus misleads Gaussian processes for long.
+    1. Where Trials have run at several budgets (under `asha`, unless another schedule is named): Gaussian processes over
+       configuration and budget; kernel densities, as `kde`, where those see little; and a tenth of uniform draws.
+    2. Where a rule has stopped Trials of a Study with a budget: TPE.
+    3. Otherwise Gaussian processes, as `gp`. After each result they are asked what each Trial's loss should be, given all others.
+       Where the answers are in no better order than chance would have it, a share of the Trials, at most half, is TPE's, which
+       assumes less: training that diverges or stands on plateaus misleads Gaussian processes for long.
 
     What is measured, and why, is in docs/algorithms/auto.md.
     """
@@ -35,16 +38,24 @@ class Auto:
         return ()
 
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
-        if problem.max_budget is not None:
+        if problem.max_budget is not None and any(trial.state is State.STOPPED for trial in history):
             return TPE().draw(problem, history, numbers)
+        if _several_budgets(history) and problem.objectives == 1:
+            return budgets.draw(problem, history, numbers)
         share, known = tpe_share(problem, history), list(history)
         draws: list[Draw] = []
         for number in numbers:
             sampler = TPE() if stream(problem.seed, number, "auto").random() < share else GaussianProcess()
             found = sampler.draw(problem, known, [number])
             draws += found
-            known += [Trial(number, draw.params) for draw in found]
+            known += [Trial(number, each.params) for each in found]
         return draws
+
+
+def _several_budgets(history: History) -> bool:
+    """Whether there are enough results, and not all at one budget."""
+    seen = [trial.budget for trial in history if math.isfinite(trial.loss) and trial.state is State.DONE]
+    return len(seen) >= GaussianProcess().startup_trials and len(set(seen)) > 1
 
 
 def tpe_share(problem: Problem, history: History) -> float:

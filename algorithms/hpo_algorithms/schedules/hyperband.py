@@ -12,7 +12,7 @@ from itertools import islice
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.schedules.requirements import budget_needed, one_objective
-from hpo_algorithms.schedules.rungs import fit_to_rise, rungs
+from hpo_algorithms.schedules.rungs import fit_to_rise, rungs, unless_lost
 from hpo_algorithms.settings import setting
 from hpo_algorithms.trials import SCHEDULE_FINISHED, History, Place, Problem, Slot, Stop, Trial
 
@@ -28,8 +28,8 @@ class Hyperband:
     With budgets 1 to 81 and eta 3 the brackets start 81, 34, 15, 8 and 5 configurations. Published implementations round in
     three ways; this is the paper's, and with `rounding: hpbandster` that of HpBandSter: 81, 27, 9, 6 and 5. What has been decided
     is read from the slots: a Trial on rung i + 1 says that rung i was complete, and counts against the places there, however the
-    ranking would come out now. Failed Trials never rise, and a bracket none of whose Trials can rise is over. `asha` keeps more
-    workers busy on the same bracket.
+    ranking would come out now. Failed Trials never rise, in place of one whose checkpoint is lost the next best does, and a bracket
+    none of whose Trials can rise is over. `asha` keeps more workers busy on the same bracket.
     """
 
     eta: int = setting(3, "One in eta rises; also the ratio of neighbouring budgets.", minimum=2, maximum=16)
@@ -153,12 +153,18 @@ class Bracket:
         return [Place(self.budgets[0], Slot(self.number, 0, member=member)) for member in islice(vacant, count)]
 
     def donors(self) -> set[int]:
-        """The Trials that rise now, or may when the rung that is waited for is complete."""
+        """The Trials that rise now, or may when the rung that is waited for is complete.
+
+        For each of them, until it has ended, so may one of the next best: whose checkpoint turns out damaged gives its place away.
+        """
         rung = self._frontier(exhausted=False)
         if rung is None:
             return set()
-        rising = self._rising(rung) if rung > 0 else []
-        waiting = fit_to_rise(self.trials[rung]) if rung + 1 < len(self.budgets) else []
+        rising: list[Trial] = []
+        if rung > 0:
+            begun = sum(trial.active and trial.donor is not None for trial in self.trials[rung])
+            rising = self._rising(rung, spare=begun + len(self._rising(rung)))
+        waiting = unless_lost(fit_to_rise(self.trials[rung])) if rung + 1 < len(self.budgets) else []
         return {trial.number for trial in (*rising, *waiting)}
 
     def _frontier(self, exhausted: bool) -> int | None:
@@ -178,10 +184,11 @@ class Bracket:
         taken = {trial.slot.member for trial in self.trials[0]}
         return (member for member in range(self.width) if member not in taken)
 
-    def _rising(self, rung: int) -> list[Trial]:
-        """The Trials of the rung below that still have a place here. In a space that ran out, `trials[0]` are less than `width`."""
-        room = max(len(self.trials[0]) // self.eta**rung, 1) - len(self.trials[rung])
+    def _rising(self, rung: int, spare: int = 0) -> list[Trial]:
+        """The Trials of the rung below that still have a place here, and so many more. In a space that ran out, `trials[0]` are
+        less than `width`."""
+        room = max(len(self.trials[0]) // self.eta**rung, 1) - len(self.trials[rung]) + spare
         if room <= 0:
             return []
         taken = {trial.slot.member for trial in self.trials[rung]}
-        return [trial for trial in fit_to_rise(self.trials[rung - 1]) if trial.slot.member not in taken][:room]
+        return [trial for trial in unless_lost(fit_to_rise(self.trials[rung - 1])) if trial.slot.member not in taken][:room]

@@ -37,5 +37,10 @@ def fit_to_rise(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for *_, trial in fit]
 
 
+def unless_lost(trials: Iterable[Trial]) -> list[Trial]:
+    """The Trials that can be trained on from where they stand, or that never left anything to train on from."""
+    return [trial for trial in trials if not trial.lost]
+
+
 def _broken(violation: float) -> float:
     return math.inf if math.isnan(violation) else violation

@@ -122,6 +122,9 @@ http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:90
   resources: [pods/log]
   verbs: [get]
 - apiGroups: [""]
+  resources: [persistentvolumeclaims] # checkpoints.volumeClaim: whether it is ReadWriteMany
+  verbs: [get]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
 {{- range .Values.workloadKinds }}

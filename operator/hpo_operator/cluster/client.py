@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from kubernetes.aio.client import ApiClient
 
 Object = dict[str, Any]
 
-REQUEST_SECONDS = 30.0
+CONNECT_SECONDS, REQUEST_SECONDS = 10.0, 30.0
 PAGE = 500
 LOG_BYTES = 16 << 20  # of a log at most: the API server counts them from the first line that is asked for
 MERGE_PATCH = "application/merge-patch+json"
@@ -54,6 +54,7 @@ STUDIES = Kind("hpo.dev/v1alpha1", "Study", "studies")
 TRIALS = Kind("hpo.dev/v1alpha1", "Trial", "trials")
 JOBS = Kind("batch/v1", "Job", "jobs")
 PODS = Kind("v1", "Pod", "pods")
+CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 EVENTS = Kind("v1", "Event", "events")
 
 
@@ -78,17 +79,44 @@ class Client:
             raise
 
     async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[Object]:
-        """All objects that a label selector names, in pages."""
+        """All objects that a label selector names."""
+        async for page in self.pages(kind, namespace, selector):
+            for item in page["items"]:
+                yield item
+
+    async def pages(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[Object]:
+        """The same by pages, each a list as the API server gives it."""
         query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
         while True:
             page = await self._request("list", "GET", kind, kind.path(namespace), None, query)
-            for item in page["items"]:
-                # Items of a list carry neither; whoever looks at an object should not need to know where it came from.
-                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+            # Items of a list carry neither; whoever looks at an object should not need to know where it came from.
+            page["items"] = [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"]]
+            yield page
             token = page["metadata"].get("continue")
             if not token:
                 return
             query = {**query, "continue": token}
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, selector: str, version: str, *, seconds: int, inactive: float
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """What changes after a version, as lines of JSON: those that have come together, at first none.
+
+        The API server ends a watch after `seconds`; one that says nothing for longer than `inactive`, bookmarks included, fails.
+        """
+        query = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=inactive)
+        path, rest = kind.path(namespace), b""
+        answer = await self._answer("watch", "GET", kind, path, None, {**query, "labelSelector": selector}, timeout=limits)
+        try:
+            yield []
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield lines
+        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+            raise _unreachable("watch", "GET", path, error) from error
+        finally:
+            answer.close()
 
     async def patch_status(self, kind: Kind, namespace: str, name: str, version: str, status: Object) -> Object:
         """Replace fields of a status; fails with 409 when the object is not at `version` any more."""
@@ -116,7 +144,8 @@ class Client:
         """The last lines of a container's log; empty when there is none."""
         query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
         try:
-            return await self._text("get", "GET", PODS, PODS.path(namespace, pod, "log"), None, query)
+            data = await self._data("get", "GET", PODS, PODS.path(namespace, pod, "log"), None, query)
+            return str(data, "utf-8", "replace")
         except RequestFailed as failure:
             if failure.status in (400, 404):
                 return ""
@@ -132,11 +161,17 @@ class Client:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        text = await self._text(verb, method, kind, path, body, query, content_type)
-        found: Object = json.loads(text)
+        found: Object = orjson.loads(await self._data(verb, method, kind, path, body, query, content_type))
         return found
 
-    async def _text(
+    async def _data(self, verb: str, method: str, kind: Kind, path: str, *about: Any) -> bytes:
+        answer = await self._answer(verb, method, kind, path, *about)
+        try:
+            return await answer.read()
+        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+            raise _unreachable(verb, method, path, error) from error
+
+    async def _answer(
         self,
         verb: str,
         method: str,
@@ -145,26 +180,33 @@ class Client:
         body: Object | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-    ) -> str:
+        timeout: float | aiohttp.ClientTimeout = REQUEST_SECONDS,
+    ) -> aiohttp.ClientResponse:
+        """An answer that says that all is well; its body is still to be read."""
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers: dict[str, str] = {"Accept": "application/json, */*", "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
-            answer = await self._api.rest_client.request(method, url, headers, body, None, REQUEST_SECONDS)
+            answered = await self._api.rest_client.request(method, url, headers, body, None, timeout)
+            answer: aiohttp.ClientResponse = answered.response
+            self.requests[verb, kind.kind, answer.status] += 1
+            if 200 <= answer.status < 300:
+                return answer
             data = await answer.read()
         except (TimeoutError, OSError, aiohttp.ClientError) as error:
             self.requests[verb, kind.kind, 0] += 1
-            raise RequestFailed(verb, 0, "Unreachable", f"{method} {path}: {error!r}") from error
-        self.requests[verb, kind.kind, answer.status] += 1
-        if not 200 <= answer.status < 300:
-            raise _failure(verb, answer.status, data, answer.headers.get("Retry-After"))
-        return str(data, "utf-8", "replace")
+            raise _unreachable(verb, method, path, error) from error
+        raise _failure(verb, answer.status, data, answer.headers.get("Retry-After"))
+
+
+def _unreachable(verb: str, method: str, path: str, error: Exception) -> RequestFailed:
+    return RequestFailed(verb, 0, "Unreachable", f"{method} {path}: {error!r}")
 
 
 def _failure(verb: str, status: int, data: bytes, retry_after: str | None) -> RequestFailed:
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
     try:
-        answer = json.loads(data)
+        answer = orjson.loads(data)
         return RequestFailed(verb, status, answer.get("reason", ""), answer.get("message", ""), seconds)
     except (ValueError, AttributeError):
         return RequestFailed(verb, status, "", data[:300].decode(errors="replace"), seconds)

@@ -16,18 +16,18 @@ import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import PODS, STUDIES, Client, Object, RequestFailed
+from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
-from hpo_operator.cluster.executor import REFUSED_FOR_GOOD, Executor, NameConflict
+from hpo_operator.cluster.executor import CREATION, REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, workload_manifest
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, can_mount, workload_manifest
 from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
-from hpo_operator.planner import Action, Ask, CreateTrial, Refusal, StartWorkload, plan, rejected, trial_of
+from hpo_operator.planner import Action, Ask, Refusal, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
 from hpo_operator.validation import problem_of, read_study
 from hpo_operator.workloads import Phase
@@ -39,14 +39,20 @@ CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that i
 ALGORITHM_RETRY_SECONDS = 5.0
 FIRST_REFUSAL_SECONDS, LAST_REFUSAL_SECONDS = 0.5, 60.0  # between creations that are refused
 PRIME_SECONDS = 10.0  # for first looks at the start; then the watches begin, whatever is still to be looked at
-PLANS_A_LOOK = 50  # then other Studies get their turn
+REST = 1.0  # after a look, as a share of its time: what comes in meanwhile is looked at together
 
 
 class Controller:
     """Looks at Studies by uid, whenever the queue says so."""
 
     def __init__(
-        self, client: Client, store: Store, recorder: Recorder, durations: Durations, kinds: Sequence[WorkloadKind] = ()
+        self,
+        client: Client,
+        store: Store,
+        recorder: Recorder,
+        durations: Durations,
+        kinds: Sequence[WorkloadKind] = (),
+        cleanup_image: str | None = None,
     ) -> None:
         self.store = store
         self.queue: WorkQueue[str] = WorkQueue()
@@ -55,7 +61,7 @@ class Controller:
         self._recorder = recorder
         self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client, recorder)
+        self._executor = Executor(client, recorder, self.queue, cleanup_image)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -66,6 +72,8 @@ class Controller:
         finally:
             for state in self.store.studies.values():
                 state.close()
+                for request in state.requests.values():
+                    request.cancel()
 
     async def _work(self) -> None:
         while True:
@@ -78,46 +86,46 @@ class Controller:
             since = time.monotonic()
             try:
                 await self._look(state)
-                self._durations.reconcile.observe(time.monotonic() - since)
             except (RequestFailed, NameConflict) as failure:
                 self._refused(state, failure)
             except Exception:
                 delay = self.queue.failed(uid)
                 log.exception("unexpected error; trying again in %.1f s", delay, extra=_keys(state))
             else:
-                self.queue.done(uid)
+                if not state.requests:
+                    self.queue.forgive(uid)
+                spent = time.monotonic() - since
+                self._durations.reconcile.observe(spent)
+                self.queue.done(uid, REST * spent)
 
     async def _look(self, state: StudyState) -> None:
-        """Plan and execute until there is nothing more to do now."""
+        """Plan, and begin what is decided."""
         if state.raw["metadata"].get("deletionTimestamp"):
             return  # its Trials and their workloads go with it
+        failure, state.failure = state.failure, None
+        if failure is not None:
+            state.failed_at, state.wanted = time.monotonic(), []
+            raise failure
         if not await self._prepare(state):
             return
-        for _ in range(PLANS_A_LOOK):
-            self._settle(state)
-            await self._seek(state)
-            if state.edited:
-                break  # what is decided now rests on what the Study asks now
-            now = datetime.now(UTC)
-            decided = plan(state.view(now))
-            changed, later = await self._executor.execute(state, decided.actions)
-            if any(isinstance(each, CreateTrial | StartWorkload) for each in decided.actions):
-                state.refusal, state.refusals = None, 0
-            self._consult(state, decided.actions)
-            if later is not None:
-                self.queue.add_after(state.uid, later)
-            if changed:
-                self.queue.forgive(state.uid)
-            else:
-                if decided.again_at is not None:
-                    self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
-                return
-        self.queue.add(state.uid)
+        self._settle(state)
+        await self._seek(state)
+        if state.edited:
+            self.queue.add(state.uid)
+            return  # what is decided now rests on what the Study asks now
+        now = datetime.now(UTC)
+        decided = plan(state.view(now))
+        self._executor.execute(state, decided.actions)
+        self._consult(state, decided.actions)
+        if decided.again_at is not None:
+            self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
 
     # Before the first plan
 
     async def _prepare(self, state: StudyState) -> bool:
         """Read and accept the Study and list what belongs to it; whether there is something to plan."""
+        if state.requests and (state.edited or state.resync or state.ledger is None):
+            return False  # what they change must stand first; the last answer brings it here again
         if state.edited or (state.study is None and not state.invalid):
             state.edited = False
             try:
@@ -149,6 +157,9 @@ class Controller:
     async def _accept(self, state: StudyState, study: Study) -> bool:
         """Try the first workload on the API server, then fix the seed; both before anything is created."""
         seed = study.spec.seed if study.spec.seed is not None else secrets.randbelow(2**31)
+        if message := await self._unusable(study):
+            await self._reject(state, c.CHECKPOINT_STORE_UNUSABLE, message)
+            return False
         try:
             await self._dry_run(state, study, seed)
         except RequestFailed as failure:
@@ -168,6 +179,26 @@ class Controller:
         await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
         self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
         return True
+
+    async def _unusable(self, study: Study) -> str:
+        """Why a Study's checkpoints cannot be kept where it says, with the remedy; empty when they can."""
+        if study.spec.checkpoints is None:
+            return ""
+        claim = study.spec.checkpoints.volume_claim
+        if claim is None:
+            return "spec.checkpoints.objectStore: is not supported on a cluster yet. Use volumeClaim."
+        path = f"spec.checkpoints.volumeClaim.name: {claim.name}"
+        if not can_mount(study):
+            return f"{path}: this kind of workload has no pod template to which a volume could be added. Use a Job."
+        found = await self._client.get(CLAIMS, study.metadata.namespace, claim.name)
+        if found is None:
+            return f"{path}: there is no such PersistentVolumeClaim in this namespace. Create it with accessModes: [ReadWriteMany]."
+        if "ReadWriteMany" not in (modes := found["spec"].get("accessModes") or ()):
+            remedy = (
+                "Trials on several nodes share it: create one with a storage class that can (NFS, CephFS, Filestore, EFS, Lustre)."
+            )
+            return f"{path}: must be ReadWriteMany, and is {', '.join(modes)}. {remedy}"
+        return ""
 
     async def _dry_run(self, state: StudyState, study: Study, seed: int) -> None:
         problem = problem_of(study.spec, seed)
@@ -235,8 +266,14 @@ class Controller:
                 self.store.study("DELETED", state.raw)
             elif not state.is_history:
                 state.put_study(alive[uid])
-                state.resync = True
                 state.invalid = ""  # what has made its template refused may have been mended
+        self.compare()
+
+    def compare(self) -> None:
+        """See that what belongs to each Study is listed anew: what was deleted while nobody watched is not told of."""
+        for uid, state in self.store.studies.items():
+            if not state.is_history:
+                state.resync = True
                 self.queue.add(uid)
 
     # Between plans
@@ -276,12 +313,13 @@ class Controller:
 
     def _consult(self, state: StudyState, actions: list[Action]) -> None:
         question = next((each for each in actions if isinstance(each, Ask)), None)
-        if question is None:
+        if question is None or CREATION in state.requests:
             return
         assert state.study is not None and state.ledger is not None and state.study.status.seed is not None
         if state.consultant is None:
             spec = state.study.spec
-            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule)
+            donors = spec.checkpoints is not None
+            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule, donors=donors)
         if state.consultant.busy:
             return
         state.consultant.ask(state.ledger, question.first, question.count)

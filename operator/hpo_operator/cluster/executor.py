@@ -1,36 +1,43 @@
 """Carrying out the planner's actions: the one place that writes.
 
-Trials are created in ascending number, each acknowledged before the next; what does not depend on one another is done at once.
+Nothing waits here: an action becomes a request that is under way while the Study is planned on, and its answer wakes the Study. A
+Trial has at most one request under way, so that what follows from it is decided when it stands; Trials are created in ascending
+number, each acknowledged before the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import STUDIES, TRIALS, Client, Object, RequestFailed
+from hpo_operator.cluster.cleanup import cleanup_manifest
+from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.events import Recorder
+from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
 from hpo_operator.cluster.store import StudyState, version_of
 from hpo_operator.planner import (
     Action,
     Ask,
+    Cleanup,
+    Collect,
     CreateTrial,
+    EndCleanup,
     LookForWorkload,
     StartWorkload,
     StopWorkload,
+    WriteCheckpoint,
     WriteStudy,
     WriteTrial,
 )
-from hpo_operator.resources import StudyStatus, Trial, TrialStatus
+from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
-CREATIONS = 8  # Trials created before the next look: what has ended meanwhile must not wait for a hundred of them
-CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
-STUDY_WRITE_SECONDS = 1.0
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
+CREATION, STATUS, CLEANUP = "creation", "status", "cleanup"  # requests that are not about one Trial that there is
 
 
 TOLD = c.FAILURES | c.INFEASIBILITIES | c.LOSSES | {c.EARLY_STOPPED, c.DONOR_UNAVAILABLE, c.UNSCHEDULABLE, c.IMAGE_PULL}
@@ -41,62 +48,82 @@ class NameConflict(Exception):
 
 
 class Executor:
-    """Writes to the API server for all Studies, and keeps the store at what it has written."""
+    """Writes to the API server for all Studies, and keeps the store at what it has written.
 
-    def __init__(self, client: Client, recorder: Recorder) -> None:
+    A Study is looked at again whenever a request of it was answered. One that failed in a way that a new plan on fresh knowledge
+    does not mend stands in the Study's `failure` then: a RequestFailed, or a NameConflict when a name is taken.
+    """
+
+    def __init__(self, client: Client, recorder: Recorder, queue: WorkQueue[str], cleanup_image: str | None = None) -> None:
         self._client = client
         self._recorder = recorder
+        self._queue = queue
+        self._cleanup_image = cleanup_image
 
-    async def execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
-        """Carry out actions; gives whether anything has changed that calls for another plan, and when to come back.
+    def execute(self, state: StudyState, actions: Sequence[Action]) -> None:
+        """Begin to carry out actions, but those about what waits for an answer already."""
+        assert state.ledger is not None
+        state.wanted = [each.trial for each in actions if isinstance(each, CreateTrial)]
+        for action in actions:
+            match action:
+                case CreateTrial():
+                    self._begin(state, CREATION, self._create_trials)
+                case StartWorkload(number) if number in state.ledger.trials:
+                    self._begin(state, number, self._start, number)
+                case WriteTrial(number, status):
+                    self._begin(state, number, self._write_trial, number, status)
+                case StopWorkload(number):
+                    self._begin(state, number, self._stop, number)
+                case LookForWorkload(number):
+                    self._begin(state, number, self._look, number)
+                case WriteCheckpoint(number, record):
+                    self._begin(state, number, self._write_checkpoint, number, record)
+                case Collect(numbers):
+                    self._begin(state, CLEANUP, self._collect, numbers)
+                case EndCleanup():
+                    self._begin(state, CLEANUP, self._end_cleanup)
+                case WriteStudy(status) if status.completion_time is None or CREATION not in state.requests:
+                    self._begin(state, STATUS, self._write_study, status)
+                case StartWorkload() | WriteStudy() | Ask():
+                    # Of a Trial that is about to be created; an end that does not know of one that is being created; the caller's,
+                    # who owns the worker processes.
+                    pass
 
-        Raises RequestFailed when a request fails in a way that a new plan on fresh knowledge does not mend, NameConflict when a
-        name is taken. What was done before that stands in the store.
-        """
+    def _begin(self, state: StudyState, key: int | str, work: Callable[..., Coroutine[Any, Any, None]], *about: Any) -> None:
+        if key not in state.requests:
+            state.requests[key] = asyncio.create_task(self._carry_out(state, key, work(state, *about)))
+
+    async def _carry_out(self, state: StudyState, key: int | str, work: Coroutine[Any, Any, None]) -> None:
+        since = time.monotonic()
         try:
-            return await self._execute(state, actions)
-        except BaseExceptionGroup as group:
-            raise _first(group) from None
+            async with state.limit:
+                await work
+            self._queue.forgive(state.uid)
+        except Exception as failure:
+            if state.failure is None and since > state.failed_at:  # those under way with it are part of the same trouble
+                state.failure = failure
+        finally:
+            work.close()
+            del state.requests[key]
+        self._queue.add(state.uid)
 
-    async def _execute(self, state: StudyState, actions: Sequence[Action]) -> tuple[bool, float | None]:
-        changed, later, created = False, None, 0
-        limit = asyncio.Semaphore(CONCURRENCY)
-        async with asyncio.TaskGroup() as group:
-            for action in actions:
-                match action:
-                    case CreateTrial() | WriteStudy() if created == CREATIONS:
-                        break  # planned again, on what is then known
-                    case CreateTrial(trial):
-                        await self._create_trial(state, trial)
-                        changed, created = True, created + 1
-                    case StartWorkload(number):
-                        group.create_task(self._limited(limit, self._start(state, number)))
-                        changed = True
-                    case WriteTrial(number, status):
-                        group.create_task(self._limited(limit, self._write_trial(state, number, status)))
-                        changed = True
-                    case StopWorkload(number):
-                        group.create_task(self._limited(limit, self._stop(state, number)))
-                    case LookForWorkload(number):
-                        group.create_task(self._limited(limit, self._look(state, number)))
-                        changed = True
-                    case WriteStudy(status):
-                        later = await self._write_study(state, status)
-                    case Ask():
-                        pass  # the caller's, who owns the worker processes
-        return changed, later
-
-    @staticmethod
-    async def _limited(limit: asyncio.Semaphore, work: Any) -> None:
-        async with limit:
-            await work
+    async def _create_trials(self, state: StudyState) -> None:
+        """Create what is wanted, one after the other, for as long as nothing has come up that calls for another plan first."""
+        assert state.ledger is not None
+        while state.wanted and state.failure is None and not (state.edited or state.resync):
+            trial = state.wanted.pop(0)
+            if trial.spec.number == state.ledger.created:
+                await self._create_trial(state, trial)
+                self._begin(state, trial.spec.number, self._start, trial.spec.number)
 
     async def _create_trial(self, state: StudyState, trial: Trial) -> None:
         assert state.study is not None and state.ledger is not None
+        number = trial.spec.number
+        state.own.add(number)  # the watch may tell of it before its creation is answered
         try:
             stored = await self._client.create(TRIALS, state.namespace, trial_manifest(state.study, trial))
-            state.own.add(trial.spec.number)
         except RequestFailed as failure:
+            state.own.discard(number)
             if failure.status != 409:
                 raise
             found = await self._client.get(TRIALS, state.namespace, trial.metadata.name)
@@ -133,6 +160,7 @@ class Executor:
             if not _owned_by(found, trial.metadata.uid):
                 raise NameConflict(f"{kind.kind} {trial.metadata.name} belongs to somebody else.") from None
             stored = found
+        state.refusal, state.refusals = None, 0
         known = state.workloads.get(number)
         if known is None or version_of(known) < version_of(stored):
             state.have(number, stored)
@@ -160,17 +188,54 @@ class Executor:
             state.have(number, found)
 
     async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
+        name = await self._patch_trial(state, number, status.manifest())
+        if name:
+            self._tell_trial(state, name, status)
+
+    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
+        await self._patch_trial(state, number, {"checkpoint": record.manifest()})
+
+    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> str:
+        """Write fields of a Trial's status; gives its name, empty when somebody else has changed or deleted it meanwhile."""
         assert state.ledger is not None
+        if number not in state.ledger.trials:
+            return ""
         name = state.ledger.trials[number].metadata.name
         try:
-            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status.manifest())
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
         except RequestFailed as failure:
             if failure.status not in (404, 409):
                 raise
             await self._refresh_trial(state, number, name)
-            return
+            return ""
         state.put_trial(stored)
-        self._tell_trial(state, name, status)
+        return name
+
+    async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
+        """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
+        assert state.study is not None
+        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image)
+        name = manifest["metadata"]["name"]
+        try:
+            state.cleanup = await self._client.create(JOBS, state.namespace, manifest)
+        except RequestFailed as failure:
+            if failure.transient:
+                raise
+            found = await self._client.get(JOBS, state.namespace, name) if failure.status == 409 else None
+            if found is not None and _owned_by(found, state.uid):
+                state.cleanup = found
+            else:
+                state.uncleanable = Cleanup(tuple(numbers), ended=datetime.now(UTC), message=failure.message)
+
+    async def _end_cleanup(self, state: StudyState) -> None:
+        assert state.study is not None
+        seen = state.view(datetime.now(UTC)).cleanup
+        if seen is not None and not seen.succeeded:
+            self._recorder.record(state.raw, "Warning", "CleanupFailed", f"Checkpoints could not be removed: {seen.message}")
+        if state.cleanup is not None:
+            metadata = state.cleanup["metadata"]
+            await self._client.delete(JOBS, state.namespace, metadata["name"], metadata["uid"])
+        state.cleanup = state.uncleanable = None
 
     async def _refresh_trial(self, state: StudyState, number: int, name: str) -> None:
         """Somebody else has written, or deleted, a Trial: take in what is there, and let the next plan decide on it."""
@@ -181,15 +246,12 @@ class Executor:
         else:
             state.put_trial(found)
 
-    async def _write_study(self, state: StudyState, status: StudyStatus) -> float | None:
-        """Write the Study's status, at most once a second; gives the seconds to wait when it is too early."""
+    async def _write_study(self, state: StudyState, status: StudyStatus) -> None:
+        """Write the Study's status."""
         assert state.study is not None
         if state.edited:
-            return 0.0  # this status is about what the Study asked before
+            return  # this status is about what the Study asked before
         before = state.study.status  # the watch may tell of the next one before its write is answered
-        wait = state.written + STUDY_WRITE_SECONDS - time.monotonic()
-        if wait > 0 and status.completion_time is None:
-            return wait
         try:
             stored = await self._client.patch_status(
                 STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw, status)
@@ -200,11 +262,10 @@ class Executor:
             found = await self._client.get(STUDIES, state.namespace, state.name)
             if found is not None and found["metadata"]["uid"] == state.uid:
                 state.put_study(found)
-            return 0.0
+            return
         state.written = time.monotonic()
         state.put_study(stored)
         self._tell_study(state, before, status)
-        return None
 
     # Events, all about the Study: an undisturbed Trial costs none
 
@@ -225,12 +286,6 @@ class Executor:
                 continue  # only that it is away, or back
             bad = new.status == "False" and new.reason not in (c.SUSPENDED, c.TRIALS_PENDING)
             self._recorder.record(state.raw, "Warning" if bad else "Normal", new.reason, new.message or new.reason)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of several: one is enough to know that a new look is needed."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _replacing(raw: Object, status: StudyStatus) -> Object:

@@ -1,28 +1,27 @@
-"""kopf as the informer: it lists and watches, each event updates the store and names the Study to look at, and nothing more.
+"""kopf as the informer of Studies and Trials: it lists and watches, each event updates the store and names the Study to look at.
 
-kopf neither writes nor decides anything here: no stateful handlers, no timers, no finalizers, no peering.
+kopf neither writes nor decides anything here: no stateful handlers, no timers, no finalizers, no peering. What Trials run, of which
+there are many more events, `watch` tells.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import kopf
 
-from hpo_operator.cluster.client import PODS, STUDIES, TRIALS, Kind
-from hpo_operator.cluster.rendering import STUDY_UID_LABEL
+from hpo_operator.cluster.client import STUDIES, TRIALS, Kind
 from hpo_operator.cluster.store import Store
+from hpo_operator.cluster.watch import Take
 
 SERVER_SECONDS = 240  # a watch ends and begins anew, before load balancers cut it off without a word
 INACTIVE_SECONDS = 70  # bookmarks come each minute: a watch that is silent for longer is dead, and kopf makes a new one
 SILENT_SECONDS = SERVER_SECONDS + 2 * INACTIVE_SECONDS  # none was opened for so long: it cannot be
-
-Take = Callable[[str | None, dict[str, Any]], str | None]
 
 
 class Watches:
@@ -40,18 +39,18 @@ class Watches:
         return {plural: now - heard for plural, heard in self.heard.items() if now - heard > SILENT_SECONDS}
 
 
-def registry(store: Store, kinds: Iterable[Kind], watches: Watches, wake: Callable[[str], None]) -> kopf.OperatorRegistry:
+def registry(store: Store, watches: Watches, wake: Callable[[str], None]) -> kopf.OperatorRegistry:
     """The handlers, one a kind. `wake` is called with the uid of each Study that has news."""
     found = kopf.OperatorRegistry()
     kopf.on.login(registry=found)(_login(watches))
-    watched: list[tuple[Kind, Take]] = [(STUDIES, store.study), (TRIALS, store.trial), (PODS, store.pod)]
-    for kind, take in [*watched, *((kind, store.workload) for kind in kinds)]:
+    watched: list[tuple[Kind, Take]] = [(STUDIES, store.study), (TRIALS, store.trial)]
+    for kind, take in watched:
         watches.hear(kind.plural)
         kopf.on.event(*_selector(kind), id=f"watch-{kind.plural}", registry=found)(_handler(kind, take, watches, wake))
     return found
 
 
-def settings(kinds: Iterable[Kind]) -> kopf.OperatorSettings:
+def settings() -> kopf.OperatorSettings:
     """kopf's settings for a plain informer: see each one's reason."""
     found = kopf.OperatorSettings()
     found.peering.standalone = True  # kopf's peering pauses; it does not elect
@@ -60,9 +59,6 @@ def settings(kinds: Iterable[Kind]) -> kopf.OperatorSettings:
     found.persistence.diffbase_storage = _NoEssence()
     found.persistence.progress_storage = _NoProgress()
     found.watching.chunk_size = 500
-    for kind in [PODS, *kinds]:  # never watch what is not ours
-        group, _, _ = kind.api_version.rpartition("/")
-        found.watching.label_selectors[f"{kind.plural}.{group}" if group else kind.plural] = STUDY_UID_LABEL
     found.watching.server_timeout = SERVER_SECONDS
     found.watching.client_timeout = SERVER_SECONDS + 20
     found.watching.connect_timeout = 10

@@ -17,7 +17,7 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, End, WorkloadKind
 from hpo_operator.cluster.rendering import reporting_container
 from hpo_operator.outcomes import metrics_wanted
-from hpo_operator.reports import INFEASIBLE_EXIT_CODE, final_message
+from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE, NO_WEIGHTS, final_message, final_weights
 from hpo_operator.resources import StudySpec, WorkloadRef
 from hpo_operator.workloads import Hold, Phase, Workload
 
@@ -25,6 +25,7 @@ Object = Mapping[str, Any]
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
 DEADLINE_EXCEEDED = "DeadlineExceeded"  # as a Job, a RayJob and the kubelet say it
+FINAL = {INFEASIBLE_EXIT_CODE: c.INFEASIBLE, DONOR_UNAVAILABLE_EXIT_CODE: c.DONOR_UNAVAILABLE}  # another try would end the same
 GONE = "gone"  # a field that the store sets on a pod that it keeps after its deletion
 
 _GPU = re.compile(r"[^/]+/(gpu|mig-).*")
@@ -74,6 +75,7 @@ def observe(
         created=seen.created if seen else created,
         deleting=bool(workload["metadata"].get("deletionTimestamp")),
         exit_code=seen.exit_code if seen else None,
+        weights=seen.weights if seen else NO_WEIGHTS,
     )
     if end is None:
         return _unfinished(kind, workload, base, counting)
@@ -130,6 +132,7 @@ class _Pod:
         self.told = bool((states.get(name) or {}).get("terminated")) or (self.ended and not self.gone)
         self.exit_code: int | None = self._last.get("exitCode")
         self.report = final_message(self._last.get("message") or "")
+        self.weights = final_weights(self._last.get("message") or "")
         self.reports_all = self.report is not None and (
             self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
         )
@@ -248,9 +251,10 @@ def _unfinished(kind: WorkloadKind, workload: Object, base: Workload, counting: 
     if kind.key == JOB.key and _is_single(workload) and any(pod.phase == "Succeeded" for pod in counting):
         # A single pod that has succeeded decides before the Job controller, which looks once a second, has written so.
         return replace(base, phase=Phase.SUCCEEDED)
-    if base.ended and any(pod.exit_code == INFEASIBLE_EXIT_CODE for pod in counting):
-        ended = _ends_when_infeasible(workload) or not _active(workload)
-        return replace(base, phase=Phase.FAILED, ended=ended, reason=c.INFEASIBLE, exit_code=INFEASIBLE_EXIT_CODE)
+    code = next((pod.exit_code for pod in counting if pod.exit_code in FINAL), None)
+    if base.ended and code is not None:
+        ended = _ends_at_once(workload, code) or not _active(workload)
+        return replace(base, phase=Phase.FAILED, ended=ended, reason=FINAL[code], exit_code=code)
     if any(pod.running for pod in counting):
         return replace(base, phase=Phase.RUNNING, ended=False)
     if kind.is_suspended(workload):
@@ -285,8 +289,8 @@ def _failed(base: Workload, end: End, counting: Sequence[_Pod], pods_listed: boo
     found = replace(base, phase=Phase.FAILED, reason=c.PROGRAM_FAILED, message=message)
     told = _EXIT_CODE.search(end.message)
     codes = {pod.exit_code for pod in counting} | ({int(told[1])} if told else set())
-    if INFEASIBLE_EXIT_CODE in codes:
-        return replace(found, reason=c.INFEASIBLE, exit_code=INFEASIBLE_EXIT_CODE)
+    if (code := next((each for each in FINAL if each in codes), None)) is not None:
+        return replace(found, reason=FINAL[code], exit_code=code)
     if end.reason == DEADLINE_EXCEEDED or (first is not None and first.reason == DEADLINE_EXCEEDED):
         return replace(found, reason=c.TIMED_OUT, message="It ran longer than its activeDeadlineSeconds.")
     if first is not None and first.disrupted:
@@ -310,14 +314,11 @@ def _active(workload: Object) -> bool:
     )
 
 
-def _ends_when_infeasible(workload: Object) -> bool:
-    """Whether a Job makes no other pod once one has ended with the infeasible exit code, as ours do; it says so a second later."""
+def _ends_at_once(workload: Object, code: int) -> bool:
+    """Whether a Job makes no other pod once one has ended with this exit code, as ours do; it says so a second later."""
     spec = workload.get("spec") or {}
     rules = (spec.get("podFailurePolicy") or {}).get("rules") or ()
-    fails = any(
-        rule.get("action") == "FailJob" and INFEASIBLE_EXIT_CODE in ((rule.get("onExitCodes") or {}).get("values") or ())
-        for rule in rules
-    )
+    fails = any(rule.get("action") == "FailJob" and code in ((rule.get("onExitCodes") or {}).get("values") or ()) for rule in rules)
     return workload["kind"] == "Job" and (fails or spec.get("backoffLimit") == 0)
 
 

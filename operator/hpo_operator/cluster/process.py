@@ -1,10 +1,13 @@
-"""The operator process: kopf as the informer, the controller behind it, and what the process says of itself."""
+"""The operator process: the informers, the controller behind them, and what the process says of itself."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import kopf
@@ -13,16 +16,18 @@ from kubernetes.aio.client import ApiClient, Configuration
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from hpo_operator.cluster import informer, telemetry
-from hpo_operator.cluster.client import Client, RequestFailed
+from hpo_operator.cluster.client import PODS, Client, RequestFailed
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.kinds import JOB
 from hpo_operator.cluster.prometheus import Prometheus
+from hpo_operator.cluster.rendering import STUDY_UID_LABEL
 from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.settings import Settings
 from hpo_operator.cluster.sources import Source
 from hpo_operator.cluster.store import Store
+from hpo_operator.cluster.watch import Watch
 
 log = logging.getLogger("hpo_operator")
 
@@ -37,14 +42,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         registry, watches = CollectorRegistry(), informer.Watches()
         recorder = Recorder(client)
         kinds = [JOB, *settings.workload_kinds]
-        controller = Controller(client, store, recorder, Durations(registry), settings.workload_kinds)
+        controller = Controller(client, store, recorder, Durations(registry), settings.workload_kinds, settings.cleanup_image)
         served = [each.served for each in kinds]
         source = None
         if settings.prometheus is not None:
             source = Prometheus(settings.prometheus, await stack.enter_async_context(aiohttp.ClientSession()))
         gatherer = Gatherer(client, store, source, controller.queue.add)
         controller.gatherer = gatherer
-        handlers = informer.registry(store, served, watches, controller.queue.add)
+        handlers = informer.registry(store, watches, controller.queue.add)
         if settings.port:
             registry.register(telemetry.StoreCollector(controller, client, watches))
             ProcessCollector(registry=registry)
@@ -53,7 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             stack.push_async_callback(server.cleanup)
         watching = kopf.operator(
             registry=handlers,
-            settings=informer.settings(served),
+            settings=informer.settings(),
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
@@ -66,6 +71,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 await controller.prime(settings.namespaces)
             except RequestFailed as failure:
                 log.warning("%s; the watches will tell", failure)
+            for kind, take in [(PODS, store.pod), *((kind, store.workload) for kind in served)]:
+                hear = partial(watches.hear, kind.plural)
+                hear()
+                for namespace in settings.namespaces or (None,):
+                    watch = Watch(client, kind, namespace, STUDY_UID_LABEL, take, controller.queue.add, hear, controller.compare)
+                    working.append(group.create_task(watch.run(informer.SERVER_SECONDS, informer.INACTIVE_SECONDS)))
             await watching
             for task in working:
                 task.cancel()
@@ -87,4 +98,16 @@ async def _configuration() -> Configuration:
     else:
         await config.load_kube_config(client_configuration=configuration)
     configuration.connection_pool_maxsize = CONNECTIONS
+    return with_environment_read_once(configuration)
+
+
+def with_environment_read_once(configuration: Configuration) -> Configuration:
+    """The same, but with the proxy that the environment names now.
+
+    aiohttp would look that up anew for each request, and ~/.netrc, in a thread each time.
+    """
+    server = urlsplit(configuration.host)
+    if configuration.proxy is None and not proxy_bypass(server.hostname or ""):
+        configuration.proxy = getproxies().get(server.scheme)
+    configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
     return configuration

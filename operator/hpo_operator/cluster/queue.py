@@ -64,10 +64,12 @@ class WorkQueue(Generic[K]):
         self._working.add(key)
         return key
 
-    def done(self, key: K) -> None:
-        """A key was worked on well."""
-        self._failures.pop(key, None)
-        self._release(key)
+    def done(self, key: K, rest: float = 0.0) -> None:
+        """A key was worked on well, and is not worked on again for some seconds."""
+        if rest > 0:
+            asyncio.get_running_loop().call_later(rest, self._release, key)
+        else:
+            self._release(key)
 
     def failed(self, key: K, at_least: float = 0.0) -> float:
         """A key must be tried again; gives in how many seconds. Events in between do not shorten the time."""
@@ -83,7 +85,7 @@ class WorkQueue(Generic[K]):
         return delay
 
     def forgive(self, key: K) -> None:
-        """A key has made progress, so that its next failure is the first again."""
+        """What was begun for a key has succeeded, so that its next failure is the first again."""
         self._failures.pop(key, None)
 
     def forget(self, key: K) -> None:

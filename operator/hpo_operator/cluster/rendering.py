@@ -1,13 +1,14 @@
 """From a Trial to the workload that runs it. The workload is the user's: what is added is said here, and nothing else is touched.
 
-Added: labels, the environment, one owner reference; and for a Job those fields that are absent: backoffLimit,
-podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the infeasible exit code, restartPolicy, and
-no API token.
+Added: labels, the environment, one owner reference; where the Study keeps checkpoints on a volume, that volume, with the Trial's
+own folder of it and, read-only, that of the Trial which it starts from; and for a Job those fields that are absent: backoffLimit,
+podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the exit codes of an infeasible
+configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
 
-In a workload of another kind, labels and environment go to every pod template, which is whatever has a list `spec.containers`. Two
-kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose runtime has the pod
-template; that one gets the environment alone. An API token is withheld in a JobSet too, but in no other kind: the pods of Ray, MPI
-and Argo talk to the API server themselves.
+In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
+`spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
+runtime has the pod template; these get the environment, and can have no volume. An API token is withheld in a JobSet too, but in no
+other kind: the pods of Ray, MPI and Argo talk to the API server themselves.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any, TypeGuard
 
 from hpo_algorithms import Space
 
-from hpo_operator.environment import trial_environment
-from hpo_operator.reports import INFEASIBLE_EXIT_CODE
+from hpo_operator.environment import checkpoint_environment, trial_environment
+from hpo_operator.outcomes import checkpoint_folder
+from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE
 from hpo_operator.resources import API_VERSION, GROUP, PARAMETERS_ANNOTATION, NamedValue, Study, Template, Trial
 
 Object = dict[str, Any]
@@ -34,6 +36,8 @@ PLACES = ("bracket", "rung", "generation")  # of a Trial's slot, that are labels
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "hpo-metrics"
 TERMINATION_FILE = "/dev/termination-log"
+VOLUME = "hpo-checkpoints"
+OWN_FOLDER, DONOR_FOLDER = "/hpo/checkpoints", "/hpo/donor"
 MAX_PARAMETERS_LINE = 120
 MAX_SHOWN_VALUE = 20
 
@@ -96,7 +100,8 @@ def workload_manifest(study: Study, trial: Trial, space: Space) -> Object:
     wanted.pop("status", None)
     wanted["metadata"] = _metadata(wanted.get("metadata"), study, trial)
     pods = list(pod_templates(wanted))
-    _add_environment(_programs(wanted, study.spec.template), study.spec.template, trial_environment(study, trial, space))
+    _add_environment(_programs(wanted, study.spec.template), study.spec.template, _variables(study, trial, space))
+    _add_volume(wanted, study, trial)
     for pod in pods:
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
         if _group_kind(wanted) == ("jobset.x-k8s.io", "JobSet"):
@@ -122,7 +127,8 @@ def job_manifest(study: Study, trial: Trial, space: Space) -> Object:
         pod_spec.setdefault("automountServiceAccountToken", False)
         if pod_spec["restartPolicy"] == "Never":  # the only one with which a podFailurePolicy is allowed
             spec.setdefault("podFailurePolicy", _failure_policy())
-        _add_environment(_programs(pod, template), template, trial_environment(study, trial, space))
+        _add_environment(_programs(pod, template), template, _variables(study, trial, space))
+        _add_volume(pod, study, trial)
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
     return job
 
@@ -139,6 +145,17 @@ def pod_templates(value: Any) -> Iterator[Object]:
         else:
             for each in value.values():
                 yield from pod_templates(each)
+
+
+def volume_of(study: Study) -> Object | None:
+    """The volume of a Study's checkpoints; None where it keeps none on a volume."""
+    claim = study.spec.checkpoints.volume_claim if study.spec.checkpoints else None
+    return {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim.name}} if claim else None
+
+
+def can_mount(study: Study) -> bool:
+    """Whether there is anywhere in a Study's workload where a volume can be added."""
+    return any(True for _ in pod_templates(study.spec.template.manifest()))
 
 
 def reporting_container(pod_spec: Mapping[str, Any], template: Template) -> Object:
@@ -200,6 +217,33 @@ def _add_environment(programs: list[_Program], template: Template, variables: Ma
                 container["env"] = [{"name": n, "value": _literal(v)} for n, v in added.items() if n not in taken] + own
 
 
+def _variables(study: Study, trial: Trial, space: Space) -> dict[str, str]:
+    stored = checkpoint_environment(trial, OWN_FOLDER, DONOR_FOLDER) if volume_of(study) is not None else {}
+    return trial_environment(study, trial, space) | stored
+
+
+def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:
+    """The volume of checkpoints, in each pod, of which a program sees the Trial's folder and its donor's, and no other."""
+    volume = volume_of(study)
+    if volume is None:
+        return
+    uid, restore = study.metadata.uid, trial.spec.restore_from
+    mounts: list[Object] = [{"name": VOLUME, "mountPath": OWN_FOLDER, "subPath": checkpoint_folder(uid, trial.metadata.name)}]
+    if restore is not None:
+        donors = {"name": VOLUME, "mountPath": DONOR_FOLDER, "subPath": checkpoint_folder(uid, restore.trial_name)}
+        mounts.append({**donors, "readOnly": True})
+    for pod in pod_templates(wanted):
+        _append(pod["spec"], "volumes", [volume])
+        for container in _containers(pod["spec"]):
+            _append(container, "volumeMounts", mounts)
+
+
+def _append(place: Object, field: str, added: list[Object]) -> None:
+    known = place.get(field) or []
+    if isinstance(known, list):  # anything else is for the API server to refuse
+        place[field] = [*known, *added]
+
+
 def _add_port(container: Object) -> None:
     ports = container.get("ports") or []
     if isinstance(ports, list) and not any(each.get("name") == METRICS_PORT_NAME for each in filter(_is_mapping, ports)):
@@ -250,11 +294,11 @@ def _is_mapping(value: Any) -> TypeGuard[Object]:
 
 
 def _failure_policy() -> Object:
-    infeasible = {"operator": "In", "values": [INFEASIBLE_EXIT_CODE]}
+    useless = {"operator": "In", "values": [INFEASIBLE_EXIT_CODE, DONOR_UNAVAILABLE_EXIT_CODE]}
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            {"action": "FailJob", "onExitCodes": infeasible},
+            {"action": "FailJob", "onExitCodes": useless},
         ]
     }
 

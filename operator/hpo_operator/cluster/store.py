@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from hpo_algorithms.registry import STOPPING
+from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import PODS, TRIALS, Client, Kind
+from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
+from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
 from hpo_operator.cluster.observing import GONE, observe, reference
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
@@ -24,13 +26,16 @@ from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import metrics_wanted
-from hpo_operator.planner import Consultation, Refusal, View
+from hpo_operator.planner import Cleanup, Consultation, Refusal, View
 from hpo_operator.reports import Report
 from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
 from hpo_operator.study_lifecycle import is_over
 from hpo_operator.workloads import Phase, Workload
 
 Object = dict[str, Any]
+
+STUDY_WRITE_SECONDS = 1.0
+CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,11 @@ class StudyState:
     with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
     the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
     what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
-    for. `timer` ends the wait for the worker process: for its answer, or else for another question.
+    for. `timer` ends the wait for the worker process: for its answer, or else for another question. `cleanup` is the Job that
+    removes checkpoints, `uncleanable` one that the API server has refused.
+
+    `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
+    next. `failure` is what went wrong with one since the Study was last looked at, which was last so at `failed_at`.
     """
 
     namespace: str
@@ -85,8 +94,15 @@ class StudyState:
     timer: asyncio.TimerHandle | None = None
     asked_at: float = 0.0
     source: Source = UNCONFIGURED
+    cleanup: Object | None = None
+    uncleanable: Cleanup | None = None
     logged: dict[int, Report] = field(default_factory=dict)
     logs_read: set[int] = field(default_factory=set)
+    requests: dict[int | str, asyncio.Task[None]] = field(default_factory=dict)
+    limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
+    wanted: list[Trial] = field(default_factory=list)
+    failure: Exception | None = None
+    failed_at: float = 0.0
 
     def view(self, now: datetime) -> View:
         """What the planner gets to see."""
@@ -95,10 +111,13 @@ class StudyState:
         for number in (*self.ledger.active, *self.ledger.uncleaned, *self.ledger.removed):
             if self.is_known(number):
                 seen[number] = self.workload(number)
-        stopping = not STOPPING.isdisjoint(self.study.spec.schedule or ())
+        stopping = stops_early(self.study.spec.schedule)
         standing = c.condition(self.study.status.conditions, c.METRICS_AVAILABLE)
         metrics = self.source.availability(timedelta(seconds=self.study.spec.metrics.interval_seconds), standing)
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics)
+        wait = self.written + STUDY_WRITE_SECONDS - time.monotonic()
+        due = now + timedelta(seconds=wait) if wait > 0 else None
+        cleanup = seen_cleanup(self.cleanup) if self.cleanup is not None else self.uncleanable
+        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics, due, cleanup)
 
     @property
     def is_history(self) -> bool:
@@ -106,7 +125,7 @@ class StudyState:
         if self.study is None or self.ledger is None or not is_over(self.study.status):
             return False
         ledger = self.ledger
-        return not (ledger.active or ledger.uncleaned or ledger.removed or ledger.kept)
+        return not (ledger.active or ledger.uncleaned or ledger.removed or ledger.kept or ledger.collecting or self.cleanup)
 
     def is_known(self, number: int) -> bool:
         """Whether a Trial's workload has been seen, or is known not to be there."""
@@ -117,15 +136,24 @@ class StudyState:
         assert self.study is not None
         if number in self.rejected:
             return Workload(Phase.FAILED, ended=True, reason=c.WORKLOAD_REJECTED, message=self.rejected[number])
+        found = self._observed(number)
+        if found.phase in (Phase.PENDING, Phase.ABSENT):
+            return found
+        return with_results(self, number, found)
+
+    def _observed(self, number: int) -> Workload:
         found = self.seen.get(number)
         if found is None:
+            assert self.study is not None
             known, pods = self.workloads.get(number), self.pods.get(number, {}).values()
             listed = number in self.pods_listed
             found = observe(self.study.spec, self.kind, known, pods, self.absent.get(number), pods_listed=listed)
             self.seen[number] = found
-        if found.phase in (Phase.PENDING, Phase.ABSENT):
-            return found
-        return with_results(self, number, found)
+        return found
+
+    def is_news(self, number: int, before: Workload | None) -> bool:
+        """Whether what has come in of a workload changes what it comes to: half of what is told of a pod does not."""
+        return before is None or self.study is None or self._observed(number) != before
 
     def reporter(self, pod: Object) -> str:
         """The name of the container that reports."""
@@ -250,6 +278,8 @@ class Store:
 
     def workload(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a workload."""
+        if is_cleanup(raw):
+            return self._cleanup(event, raw)
         state, number = self._place(raw)
         if state is None or number is None or not _is_of_trial(raw) or state.is_being_listed("workload", event, raw):
             return None
@@ -262,8 +292,9 @@ class Store:
             return state.uid
         if known is not None and version_of(known) >= version_of(raw):
             return None
+        before = state.seen.get(number)
         state.have(number, raw)
-        return state.uid
+        return state.uid if state.is_news(number, before) else None
 
     def pod(self, event: str | None, raw: Object) -> str | None:
         """Take in an event of a pod."""
@@ -277,7 +308,19 @@ class Store:
         if known is not None and version_of(known) >= version_of(raw):
             return None
         pods[uid] = slim_pod(raw, gone=event == "DELETED")
-        state.seen.pop(number, None)
+        before = state.seen.pop(number, None)
+        return state.uid if state.is_news(number, before) else None
+
+    def _cleanup(self, event: str | None, raw: Object) -> str | None:
+        state = self.studies.get((raw["metadata"]["labels"]).get(STUDY_UID_LABEL, ""))
+        if state is None or state.is_being_listed("workload", event, raw):
+            return None
+        known = state.cleanup
+        if event == "DELETED":
+            if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
+                state.cleanup = None
+        elif known is None or version_of(known) < version_of(raw):
+            state.cleanup = raw
         return state.uid
 
     def _place(self, raw: Object) -> tuple[StudyState | None, int | None]:
@@ -294,8 +337,11 @@ def with_results(state: StudyState, number: int, workload: Workload) -> Workload
 
     Samples count for an ended one only when none may still come, for those that there are may not be the last.
     """
+    live = state.live.get(number, NOT_MEASURED)
+    if workload.phase is Phase.RUNNING and live is NOT_MEASURED:
+        return workload
     assert state.study is not None
-    spec, live = state.study.spec, state.live.get(number, NOT_MEASURED)
+    spec = state.study.spec
     if workload.awaiting:
         return replace(workload, curve=live.curve)  # its last words may still come, and go first
     wanted, report, source = metrics_wanted(spec), workload.report, workload.source
@@ -328,6 +374,8 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
     try:
         trials = {each["spec"]["number"]: each async for each in client.list(TRIALS, state.namespace, selector)}
         workloads = [each async for each in client.list(kind, state.namespace, selector)]
+        if kind != JOBS and ledger.spec.checkpoints is not None:
+            workloads += [each async for each in client.list(JOBS, state.namespace, f"{selector},{CLEANUP_LABEL}")]
         pods = [each async for each in client.list(PODS, state.namespace, selector)]
     finally:
         missed, state.missed = state.missed, None
@@ -338,6 +386,7 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         ledger.remove(number)
     known, state.workloads, state.pods = state.workloads, {}, {}
     state.seen.clear()
+    state.cleanup = None
     for each in workloads:
         store.workload(None, each)
     for each in pods:

@@ -48,6 +48,7 @@ class StoreCollector:
         )
         best = GaugeMetricFamily("hpo_study_best_objective", "First objective of the best Trial.", labels=labels)
         gpu = CounterMetricFamily("hpo_gpu_seconds", "GPU-seconds of ended Trials.", labels=labels)
+        stored = GaugeMetricFamily("hpo_checkpoint_bytes", "What the checkpoints that are kept take.", labels=labels)
         held = GaugeMetricFamily("hpo_gpus", "GPUs of running Trials.", labels=labels)
         limits = GaugeMetricFamily("hpo_study_limit", "What limits the Study.", labels=[*labels, "limit"])
         standing = GaugeMetricFamily(
@@ -68,6 +69,7 @@ class StoreCollector:
             for ended, count in state.ledger.reasons.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
+            stored.add_metric(key, state.ledger.checkpoint_bytes)
             held.add_metric(key, _gpus(state))
             for name, limit in _limits(state.study.spec.limits):
                 limits.add_metric([*key, name], limit)
@@ -75,7 +77,7 @@ class StoreCollector:
                 best.add_metric(key, value)
         for (namespace, reason), count in by_reason.items():
             studies.add_metric([namespace, reason], count)
-        yield from (studies, trials, finished, best, gpu, held, limits, standing)
+        yield from (studies, trials, finished, best, gpu, stored, held, limits, standing)
 
     def _process(self) -> Iterator[Metric]:
         queue = self._controller.queue

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hpo_algorithms import Problem, Trial, build
-from hpo_algorithms.registry import DEFAULT_ALGORITHM, DEFAULT_SCHEDULE
+from hpo_algorithms.registry import CONTINUING, DEFAULT_ALGORITHM, default_schedule
 from hpo_algorithms.trials import State
 
 from hpo_operator.resources import StudySpec
@@ -40,13 +40,14 @@ def preview(spec: StudySpec, seed: int) -> Preview:
     """Play a Study through, each Trial as good as its number is small: the counts do not depend on the results."""
     problem = problem_of(spec, seed)
     name = next(iter(spec.algorithm))
-    schedule = next(iter(spec.schedule)) if spec.schedule else DEFAULT_SCHEDULE.get(name, "flat")
+    own = "generations" if name in CONTINUING else default_schedule(name, problem)
+    schedule = next(iter(spec.schedule)) if spec.schedule else own
     real = build(problem, spec.algorithm, spec.schedule)
     first = real.propose(problem, (), 0, min(FIRST_SHOWN, max(spec.parallelism, 1), spec.limits.max_trials or FIRST_SHOWN))
     # The counts come from the schedule alone, so a cheap sampler stands in where it is the same for the schedule.
     finite = problem.space.size is not None and name == "grid"
-    timing = spec.schedule or ({schedule: {}} if name in DEFAULT_SCHEDULE else None)
-    method = real if finite else build(problem, {"random": {}}, timing)
+    timing = spec.schedule or ({schedule: {}} if name not in CONTINUING else None)
+    method = real if finite or name in CONTINUING else build(problem, {"random": {}}, timing)
     limit = min(spec.limits.max_trials or MAX_SIMULATED, MAX_SIMULATED)
     history: list[Trial] = []
     finished = ""

@@ -21,7 +21,7 @@ from hpo_operator.local.leftovers import LOG, end_leftovers, forget, remember
 from hpo_operator.local.program import Program
 from hpo_operator.local.store import RunBroken, WriteFailed
 from hpo_operator.local.tail import Tail, end_of, last_line
-from hpo_operator.reports import Report, final_message, live_reports, log_reports
+from hpo_operator.reports import Report, final_message, final_weights, live_reports, log_reports
 from hpo_operator.resources import StudySpec, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
 
@@ -211,7 +211,8 @@ class Processes:
         forget(run.folder)
         self._release(run)
         self._read(run, last=True)
-        report = final_message(end_of(run.folder / "termination.log"))
+        told = end_of(run.folder / "termination.log")
+        report = final_message(told)
         if code != 0 or report is None:
             _refuse_full_disk(run.folder)
         return Workload(
@@ -226,6 +227,7 @@ class Processes:
             report=run.live if report is None else report,
             source="TerminationMessage" if report is not None else "Log" if self._spec.metrics.logs else "Report",
             curve=run.shown,
+            weights=final_weights(told),
         )
 
     def _read(self, run: _Run, *, last: bool) -> None:

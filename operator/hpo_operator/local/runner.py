@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from hpo_algorithms import AlgorithmsError, Fault
-from hpo_algorithms.registry import STOPPING
+from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
@@ -26,15 +26,20 @@ from hpo_operator.local.leftovers import RECORD, end_leftovers
 from hpo_operator.local.processes import Processes
 from hpo_operator.local.program import Program
 from hpo_operator.local.store import RunBroken, Store
+from hpo_operator.local.weights import Weights
 from hpo_operator.planner import (
     Action,
     Ask,
+    Cleanup,
+    Collect,
     Consultation,
     CreateTrial,
+    EndCleanup,
     Plan,
     StartWorkload,
     StopWorkload,
     View,
+    WriteCheckpoint,
     WriteStudy,
     WriteTrial,
     plan,
@@ -133,11 +138,13 @@ class LocalRunner:
             spec, status = self._study.spec, self._study.status
             assert status.seed is not None
             problem = problem_of(spec, status.seed)
-            self._consultant = Consultant(problem, spec.algorithm, spec.schedule, log=self._results / ALGORITHM_LOG)
+            log = self._results / ALGORITHM_LOG
+            self._consultant = Consultant(problem, spec.algorithm, spec.schedule, donors=spec.checkpoints is not None, log=log)
             stack.callback(self._consultant.close)
             if c.reason(status.conditions, c.SUCCEEDED) in ("", c.IN_PROGRESS):
                 self._consultant.start()  # gets ready while this process does; a Study that has ended needs none
             self._ledger = Ledger(spec, problem.space, created=status.trials.created)
+            self._weights = Weights(self._results, self._study.metadata.uid)
             self._processes = Processes(spec, self._study.metadata.uid, self._program, self._gpus)
             stack.callback(self._processes.end_all, lambda: self._interrupts > 1)
             self._recover()
@@ -168,6 +175,7 @@ class LocalRunner:
     def _loop(self) -> bool:
         """Plan and carry out until the Study has ended, or an interrupt; whether it has ended."""
         self._consultation: Consultation | None = None
+        self._cleanup: Cleanup | None = None
         self._pending: StudyStatus | None = None
         self._written = 0.0
         self._failures = 0
@@ -184,7 +192,8 @@ class LocalRunner:
                 self._observe(self._processes.look())
                 self._watch(Progress(self._study, self._ledger, workloads, _now()))
             self._flush()
-            ended = self._over()
+            # Of a Study that is over it is only asked which checkpoints may go.
+            ended = self._over() and not any(isinstance(each, Ask) for each in decided.actions)
             if not ended:
                 self._wait(decided)
         if not ended:
@@ -194,8 +203,8 @@ class LocalRunner:
         return ended
 
     def _view(self, workloads: dict[int, Workload]) -> View:
-        stopping = not STOPPING.isdisjoint(self._study.spec.schedule or ())
-        return View(self._study, self._ledger, workloads, _now(), self._consultation, stopping)
+        stopping = stops_early(self._study.spec.schedule)
+        return View(self._study, self._ledger, workloads, _now(), self._consultation, stopping, cleanup=self._cleanup)
 
     def _workloads(self) -> dict[int, Workload]:
         """Everything that is known; what has no process here has none anywhere, for this runner holds the folder's lock."""
@@ -230,13 +239,27 @@ class LocalRunner:
                 case WriteTrial(number, status):
                     self._ledger.put(self._store.write_trial(self._ledger.trials[number], status))
                     changed = True
+                case WriteCheckpoint(number, record):
+                    trial = self._ledger.trials[number]
+                    status = trial.status.model_copy(update={"checkpoint": record})
+                    self._ledger.put(self._store.write_trial(trial, status))
+                    changed = True
+                case Collect(numbers):
+                    self._cleanup = self._weights.collect(self._ledger.trials[number] for number in numbers)
+                    changed = True
+                case EndCleanup():
+                    self._cleanup = None
+                    changed = True
                 case WriteStudy(status):
                     self._study = self._study.model_copy(update={"status": status})
                     self._pending = status
+                    changed = changed or self._over()  # then what only a running Study needed may go
         return changed
 
     def _start(self, trial: Trial) -> None:
         environment = trial_environment(self._study, trial, self._ledger.space)
+        if self._study.spec.checkpoints is not None:
+            environment |= self._weights.environment(trial)
         self._processes.start(trial.spec.number, trial.metadata.name, self._store.folder(trial.spec.number), environment)
 
     def _over(self) -> bool:

@@ -48,9 +48,9 @@ class Method:
 
 
 def methods(algorithms: Iterable[str] | None = None) -> list[Method]:
-    """Each algorithm of the registry under each schedule that it can be combined with."""
+    """Each algorithm of the registry under each schedule that it can be combined with; `replay` searches nothing."""
     found = []
-    for name in ALGORITHMS if algorithms is None else algorithms:
+    for name in [each for each in ALGORITHMS if each != "replay"] if algorithms is None else algorithms:
         combined = isinstance(load(ALGORITHMS[name])(), Sampler)
         found += [Method(name, schedule) for schedule in (SCHEDULES if combined else [None])]
     return found
@@ -223,11 +223,13 @@ class World:
             assert (proposal.slot.bracket, proposal.slot.rung, proposal.slot.member) not in places
         elif self.name.schedule is not None:
             assert proposal.budget == MAX_BUDGET
+        else:
+            taken = {(t.slot.generation, t.slot.member) for t in self.history}
+            assert (proposal.slot.generation, proposal.slot.member) not in taken
         if proposal.donor is not None:
             donor = self.history[proposal.donor]
             assert not donor.active
             assert donor.restorable
             assert donor.number in kept, "its checkpoint may have been collected already"
-            if proposal.origin is Origin.PROMOTED:
-                assert donor.params == proposal.params
-                assert (donor.budget or 0) < (proposal.budget or 0)
+            assert (donor.budget or 0) < (proposal.budget or 0)
+            assert donor.params == proposal.params or proposal.origin is Origin.PERTURBED

@@ -1,9 +1,18 @@
 """The default: Gaussian processes where they see through the Study, TPE's help where they do not."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
+from hpo_algorithms.gp.rungs import matched
+from hpo_algorithms.gp.surrogate import Results
+from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.auto import Auto, tpe_share
+from hpo_algorithms.samplers.budgets import kde_share
+from hpo_algorithms.samplers.kde import KDE
 from hpo_algorithms.samplers.tpe import TPE
+from scipy.special import ndtri
 
 PLANE = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y")])
 
@@ -31,10 +40,70 @@ def test_constant_losses_are_no_insight():
     assert tpe_share(Problem(PLANE), history(30, lambda p: 1.0)) == 0.5
 
 
-def test_with_budgets_it_is_tpe():
+def test_it_is_tpe_where_a_rule_has_stopped_trials_of_a_study_with_a_budget():
     problem = Problem(PLANE, min_budget=1, max_budget=9)
     known = history(30, bowl, budget=9)
+    known[7] = dataclasses.replace(known[7], state=State.STOPPED, step=2)
     assert Auto().draw(problem, known, [30, 31]) == TPE().draw(problem, known, [30, 31])
+
+
+def test_a_budget_that_all_trials_have_makes_no_difference():
+    known = history(30, bowl, budget=9)
+    assert Auto().draw(Problem(PLANE, min_budget=1, max_budget=9), known, [30]) == Auto().draw(Problem(PLANE), known, [30])
+
+
+def climbing(count, loss, seed=0):
+    """Trials under ASHA, with the loss that a configuration has at a budget of 1, 3 or 9."""
+    optimizer = Optimizer(PLANE, {"random": {}}, {"asha": {}}, (1, 9), seed)
+    for _ in range(count):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, loss(trial.params, trial.budget))
+    return optimizer.problem, list(optimizer.history)
+
+
+def test_results_at_all_budgets_lead_to_where_the_full_budget_is_best():
+    """Each budget has its own level and its own optimum, which moves to the bowl's as the budget grows."""
+    problem, known = climbing(60, lambda p, budget: bowl({"x": p["x"] - 0.1 / budget, "y": p["y"]}) + 3 / budget)
+    found = [draw.params for draw in Auto().draw(problem, known, range(60, 72))]
+    near = sum(bowl(p) < 0.02 for p in found)
+    assert near >= 6, "a uniform draw has a chance of six per cent"
+
+
+def test_under_budgets_kernel_densities_propose_where_gaussian_processes_see_little():
+    assert [kde_share(insight) for insight in (0.9, 0.75, 0.625, 0.5, -1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    noise = np.random.default_rng(0)
+    problem, known = climbing(60, lambda p, budget: noise.random())
+    drawn = Auto().draw(problem, known, [60])
+    assert drawn in (KDE().draw(problem, known, [60]), [budgets._uniform(problem, 60, 0)])
+
+
+def test_under_budgets_several_at_once_are_what_one_after_another_would_be():
+    problem, known = climbing(40, lambda p, budget: bowl(p) + 1 / budget)
+    for draw in Auto().draw(problem, known, [40, 41, 42, 43, 44, 45]):
+        (alone,) = Auto().draw(problem, known, [len(known)])
+        assert alone.params == draw.params
+        known.append(Trial(len(known), alone.params, 1))
+
+
+def test_quantiles_of_a_higher_budget_are_those_that_its_configurations_have_below():
+    X = np.array([[0.1], [0.2], [0.3], [0.4], [0.1], [0.2], [0.9]])
+    reach = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    losses = np.array([1.0, 2.0, 3.0, 4.0, 70.0, 60.0, np.inf])
+    values = matched(Results(X, losses[:, None], reach, X[:0]), losses)
+    assert values[:4] == pytest.approx(ndtri([0.125, 0.375, 0.625, 0.875]))
+    assert values[4:6] == pytest.approx([values[1], values[0]]), "the better of the two gets the better of their values below"
+    assert values[6] == np.inf
+
+
+def test_equal_losses_have_one_quantile():
+    losses = np.array([1.0, 1.0, 5.0, 5.0])
+    values = matched(Results(np.arange(4.0)[:, None], losses[:, None], np.zeros(4), np.empty((0, 1))), losses)
+    assert values == pytest.approx(ndtri([0.25, 0.25, 0.75, 0.75]))
+
+
+def test_with_results_at_one_budget_too_few_it_begins_as_without_a_model():
+    problem, known = climbing(6, lambda p, budget: bowl(p))
+    assert len(Auto().draw(problem, known, [6, 7])) == 2
 
 
 def test_several_at_once_are_what_one_after_another_would_be():

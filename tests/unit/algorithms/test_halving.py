@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hpo_algorithms.schedules.halving import Halving
 from hpo_algorithms.schedules.hyperband import Hyperband
@@ -61,3 +63,22 @@ def test_hyperband_rounds_as_hpbandster_where_it_is_asked_to() -> None:
     run = Run(Hyperband(iterations=1, rounding="hpbandster"), budgeted(1, 81))
     finish(run, 50)
     assert [run.counts()[bracket, 0] for bracket in range(5)] == [(81, 1), (27, 3), (9, 9), (6, 27), (5, 81)]
+
+
+@pytest.mark.parametrize("schedule", [Halving(), Hyperband()], ids=["halving", "hyperband"])
+def test_stragglers_and_failures_never_stall_a_bracket(schedule: Halving | Hyperband) -> None:
+    """In virtual time: of the first thirty Trials every fifth takes a hundred times as long, and every seventh fails at once."""
+    run, rng = Run(schedule, budgeted(1, 27)), random.Random(0)
+    ends: dict[int, float] = {}
+    clock = 0.0
+    while len(run.history) < 500:
+        for trial in run.start(8 - len(ends)):
+            slow = trial.number < 30 and trial.number % 5 == 0
+            ends[trial.number] = clock + (0.01 if trial.number % 7 == 0 else (trial.budget or 0) * (100 if slow else 1))
+        assert len(ends) == 8, "no worker idles"
+        number = min(ends, key=ends.__getitem__)
+        clock = ends.pop(number)
+        run.end([run.history[number]], failed if number % 7 == 0 else lambda trial: done(trial, rng.random()))
+    tops = {trial.slot.bracket for trial in run.history if trial.budget == 27}
+    assert 0 in tops, "the bracket that waited got to its top all the same"
+    assert len(tops) >= 5

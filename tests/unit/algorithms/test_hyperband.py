@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections import Counter
@@ -190,15 +191,26 @@ def test_checkpoints_are_kept_while_their_trial_may_rise_and_no_longer() -> None
     run.end(first[:8], by_number)
     assert run.schedule.donors(run.problem, run.history) == set(range(8)), "any of the first eight may rise"
     run.end(first[8:], by_number)
-    assert run.schedule.donors(run.problem, run.history) == {0, 1, 2}
+    assert run.schedule.donors(run.problem, run.history) == {0, 1, 2, 3, 4, 5}, "three more, lest the best cannot start from theirs"
     run.start(1)
-    assert run.schedule.donors(run.problem, run.history) == {1, 2}
+    assert run.schedule.donors(run.problem, run.history) == {1, 2, 3, 4, 5}
     second = [run.history[-1], *run.start(2)]
-    assert run.schedule.donors(run.problem, run.history) == set()
+    assert run.schedule.donors(run.problem, run.history) == {3, 4, 5}
     run.end(second, by_number)
-    assert run.schedule.donors(run.problem, run.history) == {second[0].number}
+    assert run.schedule.donors(run.problem, run.history) == {second[0].number, second[1].number}
     finish(run)
     assert run.schedule.donors(run.problem, run.history) == set()
+
+
+def test_the_next_best_rises_in_place_of_one_whose_checkpoint_is_lost() -> None:
+    run = Run(Hyperband(iterations=1), budgeted(1, 9))
+    run.end(run.start(9), by_number)
+    risen = run.start(3)
+    run.history = [dataclasses.replace(each, restorable=False, lost=True) if each.number == 1 else each for each in run.history]
+    run.history.remove(risen[1])  # as its place is free again
+    again = run.schedule.places(run.problem, run.history, 2, exhausted=False)
+    assert (again[0].source, again[0].slot.rung) == (3, 1)
+    assert again[1].slot.rung == 0, "and nobody else"
 
 
 def test_it_is_refused_without_a_budget_and_with_several_objectives() -> None:

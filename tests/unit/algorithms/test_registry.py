@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from hpo_algorithms import ALGORITHMS, SCHEDULES, Algorithm, InvalidSettings, Problem, Sampler, Schedule, build
-from hpo_algorithms.registry import load
+from hpo_algorithms.registry import default_schedule, load, stops_early
 from hpo_algorithms.settings import read_settings, setting, settings_of
 
 from tests.unit.algorithms.spaces import CONTINUOUS, read
@@ -77,8 +77,9 @@ def test_a_wrong_setting_is_refused_with_path_and_rule(given: object, message: s
     assert [str(fault) for fault in faults] == [message]
 
 
-def test_what_is_left_out_is_flat_and_automatic() -> None:
-    assert build(PROBLEM) == build(PROBLEM, {"auto": {}}, {"flat": {}})
+def test_what_is_left_out_is_automatic_and_flat_or_asha_where_there_is_a_budget() -> None:
+    assert build(PROBLEM) == build(PROBLEM, {"auto": {}}, {"asha": {}})
+    assert build(PROBLEM, {"random": {}}) == build(PROBLEM, {"random": {}}, {"flat": {}})
     assert build(PROBLEM, {}, {}) == build(PROBLEM)
     assert build(PROBLEM, {"random": None}) == build(PROBLEM, {"random": {}})
 
@@ -87,3 +88,22 @@ def test_faults_of_sampler_and_schedule_are_named_together() -> None:
     with pytest.raises(InvalidSettings) as caught:
         build(Problem(read(CONTINUOUS), 2), {"random": {}}, {"asha": {}})
     assert [fault.path for fault in caught.value.faults] == ["schedule.asha", "schedule.asha"]
+
+
+def test_auto_takes_asha_where_a_study_has_a_budget_to_divide_and_one_objective() -> None:
+    space = read(CONTINUOUS)
+    divided = Problem(space, min_budget=1, max_budget=9)
+    assert default_schedule("auto", divided) == "asha"
+    assert default_schedule("tpe", divided) == "flat"
+    assert default_schedule("bohb", divided) == "hyperband"
+    assert default_schedule("auto", Problem(space)) == "flat"
+    assert default_schedule("auto", Problem(space, min_budget=9, max_budget=9)) == "flat"
+    assert default_schedule("auto", Problem(space, objectives=2, min_budget=1, max_budget=9)) == "flat"
+
+
+def test_curves_are_asked_for_by_the_schedules_that_stop() -> None:
+    assert stops_early({"median": {}})
+    assert stops_early({"asha": {"form": "stopping"}})
+    assert not stops_early({"asha": {}})
+    assert not stops_early({"asha": None})
+    assert not stops_early(None)

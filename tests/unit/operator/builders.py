@@ -10,8 +10,8 @@ from typing import Any, Self
 from hpo_operator import conditions as c
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import format_number
-from hpo_operator.planner import Consultation, Plan, Refusal, View, WriteStudy, WriteTrial, plan
-from hpo_operator.reports import Aggregates, Report
+from hpo_operator.planner import Cleanup, Consultation, Plan, Refusal, View, WriteStudy, WriteTrial, plan
+from hpo_operator.reports import Aggregates, Report, Saved, Weights
 from hpo_operator.resources import (
     CheckpointRecord,
     Condition,
@@ -33,6 +33,7 @@ from hpo_operator.resources import (
 from hpo_operator.validation import problem_of
 from hpo_operator.workloads import Phase, Workload
 
+DIGEST = "sha256:" + "d" * 64
 START = datetime(2030, 1, 1, tzinfo=UTC)
 X = {"name": "x", "float": {"min": 0.0, "max": 1.0}}
 TEMPLATE = {"job": {"spec": {"template": {"spec": {"containers": [{"name": "main", "command": ["true"]}]}}}}}
@@ -107,6 +108,9 @@ class StudyBuilder:
     def ttl(self, seconds: int) -> Self:
         return self._with(workload_ttl_seconds=seconds, edited=True)
 
+    def keeping_checkpoints(self) -> Self:
+        return self._with(checkpoints={"volume_claim": {"name": "weights"}})
+
     def being_deleted(self) -> Self:
         changed = copy.copy(self)
         changed._deleted = at(0)
@@ -172,6 +176,9 @@ class TrialBuilder:
 
     def checkpoint(self, step: int = 3, state: str = "Kept") -> Self:
         return self._having(checkpoint=CheckpointRecord(step=step, digest="d", path="p", state=state))  # type: ignore[arg-type]
+
+    def having(self, record: CheckpointRecord | None) -> Self:
+        return self._having(checkpoint=record)
 
     def running(self, since: datetime = START) -> Self:
         """As it stands once its running has been written."""
@@ -272,6 +279,9 @@ class WorkloadBuilder:
     def failed(self, code: int = 1, message: str = "", when: datetime = START, **more: Any) -> Self:
         return self._ended(Phase.FAILED, when)._with(exit_code=code, message=message, **more)
 
+    def having_saved(self, step: int = 3, digest: str = DIGEST) -> Self:
+        return self._with(weights=Weights(Saved(step, digest, 10)))
+
     def refused(self, message: str) -> Self:
         """As the executor shows one that the API server did not take."""
         return self._with(phase=Phase.FAILED, ref=None, ended=True, reason=c.WORKLOAD_REJECTED, message=message)
@@ -340,13 +350,14 @@ class Decision:
         refusal: Refusal | None = None,
         deleted: Iterable[int] = (),
         metrics: tuple[c.Truth, str, str] | None = None,
+        cleanup: Cleanup | None = None,
     ) -> None:
         self.study = study.build()
         self.ledger = a_ledger(self.study, *(each.build() for each in trials))
         for number in deleted:
             self.ledger.remove(number)
         seen = {n: w if isinstance(w, Workload) else w.build() for n, w in (workloads or {}).items()}
-        self.view = View(self.study, self.ledger, seen, now, asked, stopping, refusal, metrics)
+        self.view = View(self.study, self.ledger, seen, now, asked, stopping, refusal, metrics, cleanup=cleanup)
         self.plan: Plan = plan(self.view)
 
     @property

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from hpo_operator import conditions as c
-from hpo_operator.reports import Report
+from hpo_operator.reports import Report, Saved, Weights
 from hpo_operator.resources import Trial
 from hpo_operator.workloads import Phase, Workload
 
-from tests.unit.operator.builders import START, measured, ref
+from tests.unit.operator.builders import DIGEST, START, measured, ref
 
 STEPS = 5
 
@@ -21,7 +21,8 @@ class Fate:
     """What becomes of one workload: seconds until its pod runs, and that it then runs, how it ends, and how slowly its pods go.
 
     Ends: done, crash, infeasible, nan, silent (reports nothing), late (its result comes after its end), disrupted (preempted),
-    vanish (deleted by somebody), lost (succeeds, but is gone with its result), rejected (the API server refuses it), forever.
+    vanish (deleted by somebody), lost (succeeds, but is gone with its result), rejected (the API server refuses it), forever,
+    unavailable (where it starts from a checkpoint, that is damaged; else as done).
     `foreground` ones stay visible while they are being deleted, and say then that they have succeeded.
     """
 
@@ -104,7 +105,7 @@ class Job:
 
     def _finished(self, seen: Workload, now: float) -> Workload:
         seen = replace(seen, ended=True, finished=time(self.stops), source="TerminationMessage")
-        good = replace(seen, phase=Phase.SUCCEEDED, exit_code=0)
+        good = replace(seen, phase=Phase.SUCCEEDED, exit_code=0, weights=Weights(Saved(STEPS, DIGEST)))
         bad = replace(seen, phase=Phase.FAILED, exit_code=1, message="The program ended with exit code 1.")
         awaited = now < self.stops + 40
         return {
@@ -113,6 +114,7 @@ class Job:
             "silent": good,
             "late": replace(good, awaiting=True) if awaited else replace(good, report=measured(STEPS, loss=self.loss)),
             "crash": bad,
+            "unavailable": replace(bad, exit_code=87, report=Report(donor_unavailable="the content of 'w' has changed")),
             "infeasible": replace(bad, exit_code=86, report=Report(infeasible="too large")),
             "disrupted": replace(bad, disrupted=True, message="Preempted by a pod of higher priority."),
             "lost": replace(good, disrupted=True, reason=c.RESULT_LOST),

@@ -142,7 +142,7 @@ class Immediate:
     """A Consultant without a process, for tests that are about something else: it has its answer as soon as it is asked."""
 
     def __init__(self, problem: Any, algorithm: Any, schedule: Any, **options: Any) -> None:
-        self._method = Method(Opening(problem, algorithm or {"auto": {}}, schedule, 0))
+        self._method = Method(Opening(problem, algorithm or {"auto": {}}, schedule, 0, options.get("donors", False)))
         self._answer: Consultation | None = None
         self._ready, self._other_end = os.pipe()
         os.write(self._other_end, b"!")
@@ -161,8 +161,8 @@ class Immediate:
         changes = tuple((trial.number, trial) for trial in ledger.history())
         reply = self._method.reply(Question(changes, first, count, whole=True))
         answer = reply.answer
-        told = (answer.proposals, answer.finished, reply.stops, reply.error)
-        self._answer = Consultation(ledger.version, first, *told, count=count)
+        told = (answer.proposals, answer.finished, reply.stops, reply.error, count, reply.donors)
+        self._answer = Consultation(ledger.version, first, *told)
 
     def poll(self) -> Consultation | None:
         answer, self._answer = self._answer, None

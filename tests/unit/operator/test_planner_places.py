@@ -215,7 +215,22 @@ def test_the_same_holds_for_those_of_which_it_is_known_that_their_place_is_free(
 
 def test_a_time_to_live_that_is_changed_holds_for_what_has_ended_before() -> None:
     trial, seen = a_trial(0).completed(at(100), loss=0.5), {0: a_workload().succeeded(at(100), loss=0.5)}
-    assert decide(a_study().parallelism(0).ttl(0), trial, seen=seen, now=at(100)).actions == [StopWorkload(0)]
+    assert decide(a_study().parallelism(0).ttl(0), trial, seen=seen, now=at(103)).actions == [StopWorkload(0)]
+
+
+def test_a_workload_is_not_removed_while_another_operator_may_be_about_to_create_it() -> None:
+    """Two operators with a time to live of 0 made a quick Trial's workload twice: one had removed it before the other's request."""
+    trial, seen = a_trial(0).completed(at(100), loss=0.5), {0: a_workload().succeeded(at(100), loss=0.5)}
+    decision = decide(a_study().parallelism(0).ttl(0), trial, seen=seen, now=at(100))
+    assert (decision.actions, decision.plan.again_at) == ([], at(103))
+
+
+def test_a_workload_that_has_ended_for_another_operator_is_not_stopped_before_this_one_sees_it() -> None:
+    """It was deleted, and its logs with it, however long it was to be kept."""
+    trial, seen = a_trial(0).completed(at(100), loss=0.5), {0: a_workload().running(at(50))}
+    decision = decide(a_study().parallelism(0).ttl(600), trial, seen=seen, now=at(101))
+    assert (decision.actions, decision.plan.again_at) == ([], at(103))
+    assert decide(a_study().parallelism(0).ttl(600), trial, seen=seen, now=at(103)).actions == [StopWorkload(0)]
 
 
 def test_the_workloads_of_a_study_that_is_over_are_deleted_like_all_others() -> None:

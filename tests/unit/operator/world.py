@@ -23,14 +23,18 @@ from hpo_operator.ledger import Ledger, is_terminal
 from hpo_operator.planner import (
     Action,
     Ask,
+    Cleanup,
+    Collect,
     Consultation,
     CreateTrial,
+    EndCleanup,
     LookForWorkload,
     Plan,
     Refusal,
     StartWorkload,
     StopWorkload,
     View,
+    WriteCheckpoint,
     WriteStudy,
     WriteTrial,
     plan,
@@ -60,6 +64,7 @@ class Operator:
     consultation: Consultation | None = None
     busy: bool = False
     refusal: Refusal | None = None
+    cleanup: Cleanup | None = None
 
 
 class World:
@@ -73,6 +78,7 @@ class World:
         seed: of all delays; None for none.
         kill: whether to kill the operator just before its n-th action, or (as -n) just after it.
         settle: whether the executor tells the ledger of ended Trials whose pods have ended.
+        cleanups: whether the n-th removal of checkpoints succeeds.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class World:
         seed: int | None = None,
         kill: Callable[[int], bool] = lambda action: False,
         settle: bool = False,
+        cleanups: Callable[[int], bool] = lambda number: True,
     ) -> None:
         self.builder = study
         self.study: Study = study.build()
@@ -108,6 +115,10 @@ class World:
         self.deletes: Counter[int] = Counter()
         self.study_writes = 0
         self.ends: list[str] = []
+        self.keeps = self.study.spec.checkpoints is not None
+        self.disk: set[int] = set()  # whose folder of checkpoints is there
+        self.cleanup: Cleanup | None = None
+        self.cleanups, self._cleans = 0, cleanups
         self.resume_from_kill()
 
     # What a user sees
@@ -158,7 +169,8 @@ class World:
     def resume_from_kill(self) -> None:
         """A new process, which has listed Trials and Studies, and knows nothing of what is missing."""
         self.operator = Operator(
-            Ledger(self.study.spec, self.problem.space, self.trials.values(), self.study.status.trials.created)
+            Ledger(self.study.spec, self.problem.space, self.trials.values(), self.study.status.trials.created),
+            cleanup=self.cleanup,
         )
         for job in self._all_jobs():
             if job.number not in self.trials and not job.ended(self.now):
@@ -214,7 +226,8 @@ class World:
 
     def plan(self) -> Plan:
         op = self.operator
-        return plan(View(self.study, op.ledger, op.workloads, time(self.now), op.consultation, self.stopping, op.refusal))
+        asked, stopping, refusal = op.consultation, self.stopping, op.refusal
+        return plan(View(self.study, op.ledger, op.workloads, time(self.now), asked, stopping, refusal, cleanup=op.cleanup))
 
     # Invariants
 
@@ -284,6 +297,15 @@ class World:
                 return True
             case WriteTrial(number, status):
                 return self._write_trial(number, status)
+            case WriteCheckpoint(number, record):
+                return self._write_checkpoint(number, record)
+            case Collect(numbers):
+                return self._collect(numbers)
+            case EndCleanup():
+                assert self.operator.cleanup is not None
+                assert self.operator.cleanup.ended is not None, "puts away what is at work"
+                self.cleanup = self.operator.cleanup = None
+                return True
             case WriteStudy(status):
                 assert status != self.study.status, "writes what stands there"
                 if self.over:
@@ -318,7 +340,8 @@ class World:
         if count and not (answer.proposals or answer.finished or any(seen.active for seen in history)):
             error = "it proposes nothing although no Trial is active"
             self._after(ALGORITHM_RETRY, lambda: setattr(op, "consultation", None))
-        op.consultation = Consultation(version, first, answer.proposals, answer.finished, stops, error, count)
+        donors = self.algorithm.donors(self.problem, history) if self.keeps else None
+        op.consultation = Consultation(version, first, answer.proposals, answer.finished, stops, error, count, donors)
 
     def _create_trial(self, trial: Trial) -> bool:
         number, spec = trial.spec.number, self.study.spec
@@ -332,6 +355,7 @@ class World:
         assert not self.over
         assert spec.limits.max_trials is None or number < spec.limits.max_trials
         assert self.places() < spec.parallelism, "a place is taken twice"
+        self._check_start(trial)
         created = trial.model_copy(
             update={"metadata": trial.metadata.model_copy(update={"uid": f"t{number}", "creation_timestamp": time(self.now)})}
         )
@@ -358,7 +382,14 @@ class World:
         assert job is None or job.ended(self.now), "two pods of one Trial at once"
         assert others < self.study.spec.parallelism, f"{others} workloads have pods already"
         attempt = sum(1 for each in self._all_jobs() if each.number == number and each.fate.end != "rejected")
-        new = Job(f"j{number}-{attempt}", number, self.fates(trial, attempt), self.losses(trial), self.now)
+        fate, restore = self.fates(trial, attempt), trial.spec.restore_from
+        if restore is not None:
+            assert restore.number in self.disk, "its donor's checkpoint has been removed"
+        if fate.end == "unavailable" and (restore is None or attempt > 0):
+            fate = replace(fate, end="done")
+        if self.keeps and fate.end != "rejected":
+            self.disk.add(number)
+        new = Job(f"j{number}-{attempt}", number, fate, self.losses(trial), self.now)
         if job is not None:
             self.past.append(job)
         self.jobs[number] = new
@@ -396,12 +427,78 @@ class World:
         assert status != trial.status, "writes what stands there"
         self.writes[number] += 1
         ended = trial.model_copy(update={"status": status})
-        if is_terminal(ended) and c.reason(status.conditions, c.SUCCEEDED) == c.COMPLETED:
+        if not self.keeps and is_terminal(ended) and c.reason(status.conditions, c.SUCCEEDED) == c.COMPLETED:
             kept = CheckpointRecord(step=STEPS, digest="d", path=f"{number}", state="Kept")
             ended = ended.model_copy(update={"status": status.model_copy(update={"checkpoint": kept})})
         self.trials[number] = self.ever[number] = ended
         op.ledger.put(ended)
         return True
+
+    def _check_start(self, trial: Trial) -> None:
+        """A promoted Trial goes on from where its configuration stands, and from nothing only where nothing was ever saved."""
+        restore, place = trial.spec.restore_from, trial.spec.slot
+        if restore is not None:
+            donor = self.ever[restore.number]
+            assert donor.status.checkpoint is not None
+            assert (donor.status.checkpoint.state, donor.status.checkpoint.digest) == ("Kept", restore.digest)
+        elif self.keeps and trial.spec.origin == "Promoted":
+            assert place is not None
+            same = [t for t in self.trials.values() if t.spec.parameters == trial.spec.parameters and t.spec.slot is not None]
+            below = [t for t in same if t.spec.slot and t.spec.slot.rung == (place.rung or 0) - 1]
+            assert not any(t.status.checkpoint and t.status.checkpoint.digest for t in below), "a silent start from nothing"
+
+    def _write_checkpoint(self, number: int, record: CheckpointRecord) -> bool:
+        if number not in self.trials:
+            self.operator.ledger.remove(number)
+            return True
+        trial = self.trials[number]
+        before = trial.status.checkpoint
+        assert is_terminal(trial)
+        assert before is not None
+        assert record == before.model_copy(update={"state": record.state})
+        assert (before.state, record.state) in (("Kept", "Collecting"), ("Collecting", "Collected"))
+        assert (record.state == "Collected") <= (number not in self.disk), "said to be gone, and is there"
+        if record.state == "Collecting":
+            self._check_needless(number)
+        self.writes[number] += 1
+        changed = trial.model_copy(update={"status": trial.status.model_copy(update={"checkpoint": record})})
+        self.trials[number] = self.ever[number] = changed
+        self.operator.ledger.put(changed)
+        return True
+
+    def _check_needless(self, number: int) -> None:
+        assert number not in {each.number for each in self.operator.ledger.best()}, "one of the best"
+        for other in self.trials.values():
+            restore = other.spec.restore_from
+            assert is_terminal(other) or restore is None or restore.number != number, "an active Trial starts from it"
+
+    def _collect(self, numbers: tuple[int, ...]) -> bool:
+        op = self.operator
+        assert op.cleanup is None
+        assert numbers
+        if self.cleanup is None:
+            for number in numbers:
+                assert number not in self.trials or self.trials[number].status.checkpoint.state == "Collecting"  # type: ignore[union-attr]
+                self._check_needless(number)
+                assert all(j.ended(self.now) for j in self._all_jobs() if j.number == number), "a program may still write there"
+            self.cleanups += 1
+            self.cleanup = Cleanup(numbers)
+            good = self._cleans(self.cleanups)
+            self._after(5.0, lambda: self._clean(good))
+        op.cleanup = self.cleanup
+        return True
+
+    def _clean(self, good: bool) -> None:
+        assert self.cleanup is not None
+        if good:
+            self.disk -= set(self.cleanup.numbers)
+        self.cleanup = replace(self.cleanup, succeeded=good, ended=time(self.now))
+        op = self.operator
+        self._after(self._delay(), lambda: self._notice_cleanup(op))
+
+    def _notice_cleanup(self, op: Operator) -> None:
+        if op is self.operator and op.cleanup is not None:
+            op.cleanup = self.cleanup
 
     def _refuses(self) -> bool:
         if self.refused:

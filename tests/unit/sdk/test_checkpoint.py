@@ -101,7 +101,7 @@ def test_only_the_newest_are_kept(own, monkeypatch):
 
 def test_the_final_message_names_the_newest_from_the_moment_it_stands(own, tmp_path, message_in):
     saved = checkpoint.save(3, text("a"))
-    record = {"step": 3, "digest": saved.digest, "path": "step-3"}
+    record = {"step": 3, "digest": saved.digest, "path": "step-3", "bytes": 1}
     assert message_in(tmp_path / "termination") == {"hpo": 1, "checkpoint": record}
     hpo.report(step=3, loss=0.5)
     assert message_in(tmp_path / "termination") == {
@@ -140,7 +140,7 @@ def test_after_infeasible_no_checkpoint_changes_the_final_message(own, tmp_path,
 def test_records_of_checkpoints_push_no_objective_out_of_the_final_message():
     summaries = {f"metric_number_{number:02}": Summary.of(1e-300 / 3) for number in range(12)}
     without = json.loads(result_line(3, summaries, list(summaries)))
-    saved = Saved(2**33, "sha256:" + "f" * 64, f"step-{2**33}")
+    saved = Saved(2**33, "sha256:" + "f" * 64, f"step-{2**33}", 10**12)
     line = result_line(3, summaries, list(summaries), saved, Restored("d" * 63, 2**33, 2**40, 12345.6789))
     assert len(line) <= LONGEST_LINE + LONGEST_CHECKPOINTS
     found = json.loads(line)
@@ -150,7 +150,7 @@ def test_records_of_checkpoints_push_no_objective_out_of_the_final_message():
 
 
 def test_where_room_is_short_the_newest_checkpoint_goes_before_the_origin_of_the_first():
-    saved = Saved(2**53, "sha256:" + "f" * 64, f"step-{2**53}")
+    saved = Saved(2**53, "sha256:" + "f" * 64, f"step-{2**53}", 10**12)
     found = json.loads(result_line(3, {}, [], saved, Restored("d" * 253, 2**53, 2**53, 1.0)))
     assert found["checkpoint"] == saved._asdict()
     assert "restored" not in found

@@ -164,7 +164,7 @@ def test_killed_in_any_change_of_a_file_while_restoring_the_donor_stays_and_the_
         assert (found, end) == ([4, "digits-3", manifest.digest], 0)
         assert hidden(folder / "own") == []
         message = last_message(folder, message_in)
-        assert message["checkpoint"] == {"step": 4, "digest": manifest.digest, "path": "step-4"}
+        assert message["checkpoint"] == {"step": 4, "digest": manifest.digest, "path": "step-4", "bytes": manifest.size}
         assert (message["restored"]["from"], message["restored"]["bytes"]) == ("digits-3", manifest.size)
         verify(str(donor), manifest)
 

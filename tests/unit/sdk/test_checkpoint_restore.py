@@ -68,7 +68,7 @@ def test_the_donor_s_checkpoint_becomes_one_s_own_and_says_where_it_came_from(do
     assert copied == before
     assert hpo.start_step() == 4
     message = message_in(tmp_path / "termination")
-    assert message["checkpoint"] == {"step": 4, "digest": donor.digest, "path": "step-4"}
+    assert message["checkpoint"] == {"step": 4, "digest": donor.digest, "path": "step-4", "bytes": 100_007}
     assert message["restored"].pop("seconds") >= 0
     assert message["restored"] == {"from": "digits-3", "step": 4, "bytes": 100_007}
 
@@ -362,7 +362,7 @@ def test_the_command_prepares_the_folder_and_may_be_run_again(trial, donor, tmp_
         done = restore(trial, donor, *options)
         assert (done.returncode, done.stderr) == (0, b"")
         told = json.loads(done.stdout)
-        assert told["checkpoint"] == {"step": 4, "digest": donor.digest, "path": "step-4"}
+        assert told["checkpoint"] == {"step": 4, "digest": donor.digest, "path": "step-4", "bytes": 100_007}
         assert told["restored"]["from"] == "digits-3"
         assert trial.message == told
     assert names(tmp_path / "o") == ["step-4"]

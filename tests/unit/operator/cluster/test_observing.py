@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
 from hpo_operator.cluster.observing import gpus_of, observe, observe_job
 from hpo_operator.outcomes import outcome_of
+from hpo_operator.reports import Saved
 from hpo_operator.resources import Study, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
 
-from tests.unit.operator.builders import a_study, at
+from tests.unit.operator.builders import DIGEST, a_study, at
 from tests.unit.operator.cluster.objects import ObjectBuilder, PodBuilder, a_job, a_pod, an_object, running_object, said
 
 JOBSET = WorkloadKind(api_version="jobset.x-k8s.io/v1alpha2", kind="JobSet")
@@ -444,3 +446,24 @@ def test_the_main_container_of_a_Workflow_reports_although_Argo_puts_another_bef
 
 def test_a_workload_that_is_being_deleted_says_so() -> None:
     assert seen(a_jobset().deleting(), kind=JOBSET).deleting
+
+
+# Checkpoints
+
+
+TOLD = json.dumps(
+    {"hpo": 1, "step": 9, "metrics": {"loss": "0.5"}, "checkpoint": {"step": 9, "digest": DIGEST, "path": "step-9", "bytes": 5}}
+)
+
+
+def test_what_a_program_says_of_its_checkpoints_is_seen_whatever_became_of_it() -> None:
+    assert seen(a_job().complete(), a_pod().succeeded(TOLD)).weights.saved == Saved(9, DIGEST, 5)
+    assert seen(a_job().failed(), a_pod().failed(1, TOLD)).weights.saved == Saved(9, DIGEST, 5)
+
+
+def test_a_program_that_cannot_have_its_donor_s_checkpoint_has_ended_for_good() -> None:
+    message = json.dumps({"hpo": 1, "donorUnavailable": "the content of 'w' has changed"})
+    found = seen(a_job().failed("PodFailurePolicy"), a_pod().failed(87, message))
+    assert (found.phase, found.reason, found.exit_code) == (Phase.FAILED, c.DONOR_UNAVAILABLE, 87)
+    assert found.report is not None
+    assert found.report.donor_unavailable == "the content of 'w' has changed"

@@ -93,10 +93,37 @@ async def test_success_forgets_earlier_failures(queue: WorkQueue[str]) -> None:
     queue.failed("a")
     queue.add("a")
     await taken(queue)
+    queue.forgive("a")
     queue.done("a")
     queue.add("a")
     await taken(queue)
     assert queue.failed("a") == module.FIRST_BACKOFF
+
+
+@in_loop
+async def test_a_look_that_only_begins_something_does_not_forget_earlier_failures(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    await taken(queue)
+    queue.failed("a")
+    queue.add("a")
+    await taken(queue)
+    queue.done("a")
+    queue.add("a")
+    await taken(queue)
+    assert queue.failed("a") > module.FIRST_BACKOFF
+
+
+@in_loop
+async def test_what_comes_in_while_a_key_rests_is_worked_on_once_and_afterwards(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    await taken(queue)
+    queue.done("a", rest=0.01)
+    for _ in range(3):
+        queue.add("a")
+    assert len(queue) == 0
+    assert await taken(queue) == "a"
+    queue.done("a")
+    assert len(queue) == 0
 
 
 @in_loop

@@ -312,3 +312,66 @@ def test_a_hundred_parameters_make_no_endless_line() -> None:
 def test_the_parameters_reach_the_program_as_they_are() -> None:
     container = programs(rendered_job(a_job()))["main"]
     assert json.loads(variables(container)["HPO_PARAMETERS"]) == {"x": 0.5}
+
+
+# Checkpoints
+
+
+def rendered_with_checkpoints(wanted: Object | None = None, donor: int | None = None) -> Object:
+    study = running_object(a_study().keeping_checkpoints(), wanted)
+    trial = a_trial(3) if donor is None else a_trial(3).restoring(donor)
+    return workload_manifest(study, trial.build(), problem_of(study.spec, 0).space)
+
+
+def test_a_trial_sees_of_the_volume_its_own_folder_and_no_other() -> None:
+    pod = rendered_with_checkpoints()["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["volumes"] == [{"name": "hpo-checkpoints", "persistentVolumeClaim": {"claimName": "weights"}}]
+    assert container["volumeMounts"] == [
+        {"name": "hpo-checkpoints", "mountPath": "/hpo/checkpoints", "subPath": "study-uid/digits-3"}
+    ]
+    assert variables(container)["HPO_CHECKPOINT_DIR"] == "/hpo/checkpoints"
+    assert "HPO_RESTORE_DIR" not in variables(container)
+
+
+def test_a_trial_that_continues_sees_its_donor_s_folder_too_and_cannot_write_there() -> None:
+    (container,) = rendered_with_checkpoints(donor=7)["spec"]["template"]["spec"]["containers"]
+    assert container["volumeMounts"][1] == {
+        "name": "hpo-checkpoints",
+        "mountPath": "/hpo/donor",
+        "subPath": "study-uid/digits-7",
+        "readOnly": True,
+    }
+    found = variables(container)
+    assert (found["HPO_RESTORE_DIR"], found["HPO_RESTORE_TRIAL"]) == ("/hpo/donor/step-3", "digits-7")
+    assert (found["HPO_RESTORE_STEP"], found["HPO_RESTORE_DIGEST"], found["HPO_START_STEP"]) == ("3", "d", "3")
+
+
+def test_volumes_of_the_template_stay_and_every_pod_template_gets_the_folder() -> None:
+    own = {"name": "data", "emptyDir": {}}
+    pod = a_pod_template("a", "b")
+    pod["spec"] |= {"volumes": [own]}
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    workload = rendered_with_checkpoints(a_jobset(lead=pod, worker=a_pod_template("c")))
+    for template in pod_templates(workload):
+        assert template["spec"]["volumes"][-1]["name"] == "hpo-checkpoints"
+        assert all(each["volumeMounts"][-1]["subPath"] == "study-uid/digits-3" for each in template["spec"]["containers"])
+    first = next(pod_templates(workload))["spec"]
+    assert first["volumes"][0] == own
+    assert first["containers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+def test_without_checkpoints_no_volume_is_added() -> None:
+    pod = rendered_job(a_job())["spec"]["template"]["spec"]
+    assert "volumes" not in pod
+    assert "volumeMounts" not in pod["containers"][0]
+    assert "HPO_CHECKPOINT_DIR" not in variables(pod["containers"][0])
+
+
+def test_a_job_fails_at_once_where_another_try_would_end_the_same() -> None:
+    rules = rendered_job(a_job())["spec"]["podFailurePolicy"]["rules"]
+    assert rules[1] == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [86, 87]}}
+
+
+def test_a_trial_s_second_workload_is_the_same_as_its_first_so_that_it_finds_its_own_checkpoints() -> None:
+    assert rendered_with_checkpoints(donor=7) == rendered_with_checkpoints(donor=7)

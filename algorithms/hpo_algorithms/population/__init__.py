@@ -1,0 +1,1 @@
+"""Populations: members that train in generations, and start from each other's checkpoints."""

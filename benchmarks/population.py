@@ -1,0 +1,120 @@
+"""Populations against random search and Ray Tune's, at equal training steps: tasks in which no constant setting is best.
+
+    python -m benchmarks.population                        # toy, quadratic and digits, 20 seeds
+    python -m benchmarks.population --tasks quadratic --members 4,8 --seeds 20 --peers ray_pbt,ray_pb2
+
+Peers need a Python of their own with Ray: pip install "ray[tune]==2.60.0" scikit-learn (0.6 GB), named by --ray or HPO_BENCH_RAY.
+Their schedulers are driven by Ray itself, one process a member, with checkpoints on disk; where it is not installed the benchmark
+says so and goes on without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.training import TASKS, Task
+
+OURS = {"random": {"random": {}}, "pbt": {"pbt": {}}, "pb2": {"pb2": {}}, "pbt_async": {"pbt": {"mode": "asynchronous"}}}
+RAY = "ray 2.60.0"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
+    """The best loss at the end of a population of ours, or of as many Trials with constant settings."""
+    from hpo_algorithms import Optimizer, Space
+
+    (name, settings), space = next(iter(algorithm.items())), Space.from_spec(task.spec)
+    populated = name != "random"
+    given = task.given[:members] if len(task.given) == members else ()
+    optimizer = Optimizer(
+        space,
+        {name: {**settings, "population": members} if populated else {}},
+        budget=(task.interval, task.steps),
+        seed=seed,
+        given=given,
+    )
+    weights: dict[int, tuple[int, Any]] = {}
+    best = math.inf
+    while (populated or len(optimizer.history) < members) and (trials := optimizer.ask(members)):
+        for trial in trials:
+            start, before = weights[trial.donor] if trial.donor is not None else (0, task.start())
+            assert trial.budget is not None
+            after, loss = task.train(before, start, trial.budget, trial.params, (seed, trial.number))
+            weights[trial.number] = trial.budget, after
+            if math.isfinite(loss):
+                optimizer.tell(trial.number, loss)
+            else:
+                optimizer.tell(trial.number, state="infeasible")
+            if trial.budget == task.steps:
+                best = min(best, loss)
+    return best
+
+
+def peer(python: str, name: str, task: str, members: int, seeds: Sequence[int]) -> list[float]:
+    """The same of Ray's, in a process of its Python."""
+    words = [python, "-m", "benchmarks.population_ray", name, task, str(members), *map(str, seeds)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AIR_NEW_OUTPUT": "0"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def constant(task: Task, points: int) -> float:
+    """The best loss of a grid of constant settings: what no search over constants can beat by much."""
+    from hpo_algorithms import Space
+
+    space = Space.from_spec(task.spec)
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, points)] * len(space)), axis=-1).reshape(-1, len(space))
+    losses = [task.train(task.start(), 0, task.steps, space.decode(u), (0, i))[1] for i, u in enumerate(grid)]
+    return min(loss for loss in losses if math.isfinite(loss))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.population", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--tasks", default=",".join(TASKS), help=f"any of {','.join(TASKS)}")
+    parser.add_argument("--ours", default="random,pbt,pb2", help=f"any of {','.join(OURS)}")
+    parser.add_argument("--peers", default="ray_pbt,ray_pb2", help="ray_pbt, ray_pb2, or nothing")
+    parser.add_argument("--members", default="", help="comma-separated; each task has its own otherwise")
+    parser.add_argument("--seeds", type=int, default=20, help="how many, from 0")
+    parser.add_argument("--ray", default=os.environ.get("HPO_BENCH_RAY", sys.executable), help="a Python that has Ray")
+    parser.add_argument("--constants", type=int, default=0, metavar="POINTS", help="also the best of a grid of constant settings")
+    given = parser.parse_args(argv)
+    peers, seeds = [name for name in given.peers.split(",") if name], range(given.seeds)
+    if peers and subprocess.run([given.ray, "-c", "import ray, sklearn"], capture_output=True, check=False).returncode:
+        print(f"{', '.join(peers)}: left out, for {given.ray} has no Ray: see the head of benchmarks/population.py ({RAY})")
+        peers = []
+    for name in given.tasks.split(","):
+        task = TASKS[name]
+        if given.constants:
+            print(f"{name:10s} best constant            {task.shown(constant(task, given.constants)):9.4f}", flush=True)
+        for members in [int(count) for count in given.members.split(",") if count] or task.members:
+            for label in [*[each for each in given.ours.split(",") if each], *peers]:
+                found = (
+                    peer(given.ray, label, name, members, seeds)
+                    if label in peers
+                    else [ours(OURS[label], task, members, seed) for seed in seeds]
+                )
+                losses = np.array([task.shown(loss) for loss in found])
+                error = losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+                print(
+                    f"{name:10s} {members:2d} members  {label:10s} mean {losses.mean():9.4f} ({error:.4f})  "
+                    f"median {np.median(losses):9.4f}  worst {task.worst(losses):9.4f}",
+                    flush=True,
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

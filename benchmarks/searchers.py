@@ -1,0 +1,253 @@
+"""Everything that divides a budget, behind one seam: asked for jobs, told their losses, in any order.
+
+Ours are named `sampler@schedule` as in a Study, with settings in brackets: `kde@hyperband[eta=4]`; without a schedule it is the one
+that the Study would take. Peers run at their packages' defaults, in the versions that `peers*.txt` pin.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.cache import source_of
+from benchmarks.optimisers import _suggest, _value
+from benchmarks.tasks import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration to be trained up to `budget`. Jobs of one `configuration` go on from each other."""
+
+    configuration: Hashable
+    params: Mapping[str, Any]
+    budget: int
+    handle: Any = None
+
+
+class Searcher(Protocol):
+    """What to run next."""
+
+    def ask(self) -> Job | None:
+        """None: wait for a result that is still out, or, with none out, that there is nothing more."""
+        ...
+
+    def tell(self, job: Job, loss: float) -> None: ...
+
+
+class Ours:
+    """A sampler under a schedule, by their names in a Study."""
+
+    def __init__(self, name: str, task: Task, seed: int) -> None:
+        from hpo_algorithms import Optimizer, Space
+
+        sampler, schedule = parsed(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
+            space = Space.from_spec(task.spec)
+        self._optimizer = Optimizer(space, sampler, schedule, task.budgets, seed)
+
+    def ask(self) -> Job | None:
+        trial = self._optimizer.ask()
+        if trial is None:
+            return None
+        root = trial.number if trial.donor is None else self._root(trial.donor)
+        assert trial.budget is not None
+        return Job(root, trial.params, trial.budget, trial.number)
+
+    def tell(self, job: Job, loss: float) -> None:
+        self._optimizer.tell(job.handle, loss)
+
+    def _root(self, number: int) -> int:
+        donor = self._optimizer.history[number].donor
+        return number if donor is None else self._root(donor)
+
+
+def parsed(name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The algorithm and the schedule that a name stands for, as in a Study."""
+    sampler, _, schedule = name.partition("@")
+    return _read(sampler), _read(schedule) if schedule else None
+
+
+def _read(text: str) -> dict[str, Any]:
+    bare, _, rest = text.partition("[")
+    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
+    return {bare: {key: _value(value) for key, value in pairs}}
+
+
+def stamp(name: str) -> str:
+    """Changes whenever what the name stands for may have changed: a peer's version, or a digest of our source."""
+    if name in PEERS:
+        return PINS[PEERS[name][0]]
+    from hpo_algorithms import ALGORITHMS, SCHEDULES
+
+    sampler, schedule = parsed(name)
+    timing = [SCHEDULES[next(iter(schedule))]] if schedule else list(SCHEDULES.values())
+    return source_of(ALGORITHMS[next(iter(sampler))], *timing, "hpo_algorithms.scheduled", "hpo_algorithms.registry")
+
+
+def searcher(name: str, task: Task, seed: int) -> Searcher:
+    """A fresh one."""
+    return PEERS[name][1](task, seed) if name in PEERS else Ours(name, task, seed)
+
+
+class OptunaHyperband:
+    """Optuna's Hyperband pruner with its default sampler: reports after each unit of the budget, one Trial after another."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore")
+        assert task.budgets is not None
+        low, self._high = task.budgets
+        pruner = optuna.pruners.HyperbandPruner(min_resource=low, max_resource=self._high, reduction_factor=3)
+        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
+        self._task, self._pruned, self._low = task, optuna.trial.TrialState.PRUNED, low
+        self._going: list[Job] = []
+
+    def ask(self) -> Job | None:
+        if self._going:
+            return self._going.pop()
+        trial = self._study.ask()
+        params: dict[str, Any] = {}
+        for p in self._task.spec:
+            if all(params.get(c["parameter"]) in c["in"] for c in p.get("when", ())):
+                params[p["name"]] = _suggest(trial, p)
+        return Job(trial.number, params, self._low, trial)
+
+    def tell(self, job: Job, loss: float) -> None:
+        job.handle.report(loss, job.budget)
+        if job.budget >= self._high:
+            self._study.tell(job.handle, loss)
+        elif job.handle.should_prune():
+            self._study.tell(job.handle, state=self._pruned)
+        else:
+            self._going.append(Job(job.configuration, job.params, job.budget + 1, job.handle))
+
+
+class SMACHyperband:
+    """SMAC's multi-fidelity facade: a random forest under Hyperband."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        import tempfile
+
+        from smac import MultiFidelityFacade, Scenario
+
+        logging.disable(logging.WARNING)
+        assert task.budgets is not None
+        low, self._high = task.budgets
+        self._folder = tempfile.TemporaryDirectory()
+        scenario = Scenario(
+            configspace(task, seed), output_directory=Path(self._folder.name), deterministic=True, n_trials=1_000_000,
+            min_budget=low, max_budget=self._high, seed=seed,
+        )  # fmt: skip
+        self._facade = MultiFidelityFacade(scenario, lambda config, seed, budget: 0.0, overwrite=True, logging_level=False)
+
+    def ask(self) -> Job | None:
+        info = self._facade.ask()
+        params = plain(dict(info.config))
+        return Job(str(params), params, int(info.budget or self._high), info)
+
+    def tell(self, job: Job, loss: float) -> None:
+        from smac.runhistory import TrialValue
+
+        self._facade.tell(job.handle, TrialValue(cost=loss))
+
+
+class HpBandSter:
+    """HpBandSter's successive halving brackets around one of its generators, without its network of workers."""
+
+    def __init__(self, model: str, task: Task, seed: int) -> None:
+        from hpbandster.optimizers.config_generators.bohb import BOHB
+        from hpbandster.optimizers.config_generators.random_sampling import RandomSampling
+
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+        np.random.seed(seed)  # its generators draw from NumPy's global stream
+        space = configspace(task, seed)
+        self._generator = BOHB(configspace=space) if model == "bohb" else RandomSampling(configspace=space)
+        assert task.budgets is not None
+        low, high = task.budgets
+        steps = range(int(np.floor(np.log(high / low) / np.log(3))), -1, -1)
+        self._budgets = [high * 3.0**-step for step in steps]
+        self._brackets: list[Any] = []
+
+    def ask(self) -> Job | None:
+        for bracket in self._brackets:
+            run = None if bracket.is_finished else bracket.get_next_run()
+            if run is not None:
+                return self._job(run)
+        self._brackets.append(self._bracket(len(self._brackets)))
+        return self._job(self._brackets[-1].get_next_run())
+
+    def _bracket(self, number: int) -> Any:
+        from hpbandster.optimizers.iterations import SuccessiveHalving
+
+        longest = len(self._budgets)
+        s = longest - 1 - number % longest
+        first = int(np.floor(longest / (s + 1)) * 3**s)
+        return SuccessiveHalving(
+            HPB_iter=number, num_configs=[max(int(first * 3.0**-i), 1) for i in range(s + 1)], budgets=self._budgets[-s - 1 :],
+            config_sampler=self._generator.get_config,
+        )  # fmt: skip
+
+    def _job(self, run: Any) -> Job:
+        identity, config, budget = run
+        return Job(identity, plain(config), max(int(budget), 1), run)
+
+    def tell(self, job: Job, loss: float) -> None:
+        from hpbandster.core.dispatcher import Job as Ran
+
+        identity, config, budget = job.handle
+        ran = Ran(identity, config=config, budget=budget)
+        ran.result, ran.exception, ran.timestamps = {"loss": loss, "info": {}}, None, {}
+        self._brackets[identity[0]].register_result(ran)
+        self._generator.new_result(ran)
+
+
+def configspace(task: Task, seed: int) -> Any:
+    """The task's space as a ConfigSpace, for old and new versions of it; the multi-fidelity tasks have no conditions."""
+    from ConfigSpace import ConfigurationSpace
+    from ConfigSpace import hyperparameters as kinds
+
+    space = ConfigurationSpace(seed=seed)
+    for p in task.spec:
+        name = p["name"]
+        if "categorical" in p:
+            made = kinds.CategoricalHyperparameter(name, p["categorical"]["choices"])
+        else:
+            kind = "float" if "float" in p else "int"
+            make = kinds.UniformFloatHyperparameter if kind == "float" else kinds.UniformIntegerHyperparameter
+            made = make(name, p[kind]["min"], p[kind]["max"], log=p[kind]["scale"] == "Log")
+        (space.add if hasattr(space, "add") else space.add_hyperparameter)(made)
+    return space
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's scalars as Python's."""
+    return {str(key): value.item() if hasattr(value, "item") else value for key, value in config.items()}
+
+
+Make = Callable[[Task, int], Searcher]
+
+# Name -> distribution, and how to make it.
+PEERS: dict[str, tuple[str, Make]] = {
+    "optuna_hyperband": ("optuna", OptunaHyperband),
+    "smac_hyperband": ("smac", SMACHyperband),
+    "hpbandster_bohb": ("hpbandster", lambda task, seed: HpBandSter("bohb", task, seed)),
+    "hpbandster_hyperband": ("hpbandster", lambda task, seed: HpBandSter("random", task, seed)),
+}
+
+
+def _pins() -> dict[str, str]:
+    lines = [line for path in Path(__file__).parent.glob("peers*.txt") for line in path.read_text().splitlines()]
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+PINS = _pins()

@@ -1,0 +1,194 @@
+"""Checkpoints on a volume: which claims are accepted, what the workloads of promoted Trials get, and what is removed when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.control_plane.building import condition, number, reason, wait_for_condition
+from tests.control_plane.crowd import JOB, Crowd
+from tests.testbed import ControlPlane, Object, wait_until
+from tests.testbed.fixtures import Bed
+from tests.testbed.simulation import EXIT_CODE, MESSAGE, of_trial
+
+pytestmark = pytest.mark.control_plane
+
+DIGEST = "sha256:" + "0" * 64
+SAVED = (
+    '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},"checkpoint":{"step":{budget},"digest":"%s","path":"step-{budget}"}}'
+)
+SAVES = {MESSAGE: SAVED % DIGEST}
+# Of four Trials on the lowest rung two rise, and one of these again.
+HALVING: dict[str, Any] = {
+    "schedule": {"halving": {"eta": 2, "iterations": 1}},
+    "budget": {"min": 1, "max": 4},
+    "limits": {"maxTrials": 20},
+    "checkpoints": {"volumeClaim": {"name": "weights"}},
+}
+CLEANUP = "hpo.dev/cleanup"
+
+
+@pytest.fixture(scope="module")
+def running(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    with Crowd(bed(ControlPlane, ControlPlane), "checkpoints", tmp_path_factory.mktemp("operator")) as crowd:
+        yield crowd
+
+
+@pytest.fixture
+def crowd(running: Crowd) -> Iterator[Crowd]:
+    with running.watched():
+        yield running
+
+
+def claim(crowd: Crowd, namespace: str, mode: str = "ReadWriteMany") -> None:
+    """A claim `weights` that is bound to a volume of its own."""
+    size = {"storage": "1Gi"}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"weights-of-{namespace}"},
+        "spec": {
+            "capacity": size,
+            "accessModes": [mode],
+            "hostPath": {"path": "/nowhere"},
+            "storageClassName": "",
+            "claimRef": {"namespace": namespace, "name": "weights"},
+        },
+    }
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "weights", "namespace": namespace},
+        "spec": {
+            "accessModes": [mode],
+            "resources": {"requests": size},
+            "storageClassName": "",
+            "volumeName": volume["metadata"]["name"],
+        },
+    }
+    crowd.plane.apply([volume, wanted])
+
+
+def continuing(crowd: Crowd, name: str, says: dict[str, str] | None = None, **spec: Any) -> Object:
+    """A Study of two rungs whose pods say that they have saved."""
+    namespace = crowd.namespace()
+    claim(crowd, namespace)
+    return crowd.apply(name, namespace, says=SAVES | (says or {}), **{**HALVING, **spec})
+
+
+def states(crowd: Crowd, of: Object) -> dict[int, str]:
+    return {number(each): each["status"].get("checkpoint", {}).get("state", "") for each in crowd.trials(of)}
+
+
+def cleanups(crowd: Crowd, of: Object) -> list[Object]:
+    return crowd.api.objects(*JOB, of["metadata"]["namespace"], labelSelector=CLEANUP)
+
+
+def wait_until_clean(crowd: Crowd, of: Object) -> dict[int, str]:
+    """Waits until nothing is left to be removed; gives the states of all checkpoints."""
+
+    def look() -> dict[int, str]:
+        found = states(crowd, of)
+        return found if not cleanups(crowd, of) and "Collecting" not in found.values() else {}
+
+    return wait_until("the end of all cleanups", look, seconds=60)
+
+
+def mounts(job: Object) -> dict[str, tuple[str, bool]]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return {each["mountPath"]: (each["subPath"], each.get("readOnly", False)) for each in container["volumeMounts"]}
+
+
+def test_a_claim_that_is_missing_or_not_shared_is_refused_with_the_remedy(crowd: Crowd) -> None:
+    missing = crowd.apply("missing", **HALVING)
+    namespace = crowd.namespace()
+    claim(crowd, namespace, "ReadWriteOnce")
+    alone = crowd.apply("alone", namespace, **HALVING)
+    seen = condition(wait_for_condition(crowd.plane, missing, "Accepted", "CheckpointStoreUnusable"), "Accepted")
+    assert seen["status"] == "False"
+    assert "there is no such PersistentVolumeClaim in this namespace. Create it" in seen["message"]
+    seen = condition(wait_for_condition(crowd.plane, alone, "Accepted", "CheckpointStoreUnusable"), "Accepted")
+    assert "must be ReadWriteMany, and is ReadWriteOnce" in seen["message"]
+    assert crowd.trials(missing) == crowd.trials(alone) == []
+
+
+def test_a_promoted_trial_s_pod_sees_its_donor_s_folder_read_only_and_what_to_expect_there(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "rising")
+    crowd.end_of(wanted)
+    found = crowd.trials(wanted)
+    promoted = [each for each in found if each["spec"]["origin"] == "Promoted"]
+    assert len(promoted) == 3
+    uid = crowd.now(wanted)["metadata"]["uid"]
+    for trial in promoted:
+        restore = trial["spec"]["restoreFrom"]
+        donor = found[restore["number"]]
+        assert restore["digest"] == DIGEST
+        assert restore["path"] == donor["status"]["checkpoint"]["path"] == f"{uid}/{restore['trialName']}/step-{restore['step']}"
+        job = crowd.job(wanted, number(trial))
+        assert job is not None
+        assert mounts(job) == {
+            "/hpo/checkpoints": (f"{uid}/{trial['metadata']['name']}", False),
+            "/hpo/donor": (f"{uid}/{restore['trialName']}", True),
+        }
+
+
+def test_what_nothing_needs_is_removed_by_few_jobs_and_the_best_stays(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "removing")
+    ended = crowd.end_of(wanted)
+    found = wait_until_clean(crowd, wanted)
+    best = {each["number"] for each in ended["status"]["best"]}
+    assert found == {each: "Kept" if each in best else "Collected" for each in range(7)}
+    made = [
+        e for e in crowd.api.objects("v1", "Event", wanted["metadata"]["namespace"]) if "cleanup" in e["involvedObject"]["name"]
+    ]
+    jobs = {each["involvedObject"]["uid"] for each in made if each["involvedObject"]["kind"] == "Job"}
+    assert 1 <= len(jobs) <= 3, "one for many"
+
+
+def test_a_checkpoint_that_cannot_be_had_frees_the_place_for_the_next_best_and_is_offered_no_more(crowd: Crowd) -> None:
+    lost = '{"hpo":1,"donorUnavailable":"the content of \'w\' has changed"}'
+    wanted = continuing(crowd, "damaged", {of_trial(EXIT_CODE, 4): "87", of_trial(MESSAGE, 4): lost})
+    ended = crowd.end_of(wanted)
+    assert reason(ended) == "ScheduleFinished"
+    found = crowd.trials(wanted)
+    assert reason(found[4]) == "DonorUnavailable"
+    assert "has changed" in condition(found[4], "Succeeded")["message"]
+    damaged = found[4]["spec"]["restoreFrom"]["number"]
+    others = [each for each in found if each["spec"]["origin"] == "Promoted" and number(each) != 4]
+    assert len(others) == 3
+    assert damaged not in {each["spec"]["restoreFrom"]["number"] for each in others}
+    assert ended["status"]["trials"]["failed"] == 0
+
+
+def test_an_operator_that_is_killed_while_checkpoints_are_removed_goes_on_with_it(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "killed", parallelism=1)
+    crowd.wait_for(wanted, "a cleanup", lambda _: cleanups(crowd, wanted))
+    crowd.operator.kill()
+    crowd.operator.start()
+    ended = crowd.end_of(wanted)
+    assert {each["number"] for each in ended["status"]["best"]} == {
+        each for each, s in wait_until_clean(crowd, wanted).items() if s == "Kept"
+    }
+
+
+def test_a_cleanup_that_somebody_deletes_is_made_again(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "again", parallelism=1)
+    first = crowd.wait_for(wanted, "a cleanup", lambda _: cleanups(crowd, wanted)) and cleanups(crowd, wanted)
+    for job in first:
+        crowd.api.delete(*JOB, job["metadata"]["name"], job["metadata"]["namespace"])
+    crowd.end_of(wanted)
+    assert list(wait_until_clean(crowd, wanted).values()).count("Kept") == 1
+
+
+def test_a_suspended_study_goes_on_from_the_checkpoints_that_it_has(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "paused", parallelism=1)
+    crowd.wait_for_trials(wanted, "a promotion", lambda all_: any(each["spec"]["origin"] == "Promoted" for each in all_))
+    crowd.edit(wanted, suspend=True)
+    wait_for_condition(crowd.plane, wanted, "Progressing", "Suspended")
+    crowd.edit(wanted, suspend=False)
+    crowd.end_of(wanted)
+    promoted = [each for each in crowd.trials(wanted) if each["spec"]["origin"] == "Promoted"]
+    assert len(promoted) == 3
+    assert all(each["spec"].get("restoreFrom") for each in promoted)

@@ -1,0 +1,196 @@
+"""PB2: what its model learns from improvements, and how copies that are made together differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+from hpo_algorithms import Origin, Problem, Space, State, Trial
+from hpo_algorithms.population.drift import DriftingGP
+from hpo_algorithms.population.generations import improvement
+from hpo_algorithms.population.pb2 import PB2
+
+from tests.unit.algorithms.populations import Run, done, failed, slot, training
+
+PLANE = Space.from_spec([{"name": name, "float": {"min": 0, "max": 1}} for name in "xy"])
+NAMED = Space.from_spec(
+    [
+        {"name": "kind", "categorical": {"choices": ["bad", "good", "worse"]}},
+        {"name": "x", "float": {"min": 0, "max": 1}},
+        {"name": "z", "float": {"min": 0, "max": 1}, "when": [{"parameter": "kind", "in": ["good"]}]},
+    ]
+)
+
+
+def past(space: Space, gain: object, generations: int = 8, members: int = 6, optimum: float = 0.7) -> list[Trial]:
+    """A population in which each Trial improved by `gain(params, generation)`, with parameters drawn at random."""
+    rng, history = np.random.default_rng(0), []
+    for generation in range(generations):
+        for member in range(members):
+            number = len(history)
+            params = space.sample(rng)
+            donor = number - members if generation else None
+            before = history[donor].losses[0] if donor is not None else 10.0
+            loss = before - gain(params, generation)  # type: ignore[operator]
+            trial = Trial(number, params, generation + 1, slot(generation, member), donor)
+            history.append(done(trial, loss))
+    return history
+
+
+def copies(history: list[Trial], space: Space, seeds: int = 10, **settings: object) -> list[dict[str, object]]:
+    method = PB2(population=6, **settings)  # type: ignore[arg-type]
+    found = []
+    for seed in range(seeds):
+        answer = method.propose(Problem(space, 1, 1, 100, seed), history, len(history), 6)
+        found += [proposal.params for proposal in answer.proposals if proposal.origin is Origin.PERTURBED]
+    return found  # type: ignore[return-value]
+
+
+# The model
+
+
+def test_the_process_goes_through_its_points_and_knows_little_far_from_them() -> None:
+    X, t = np.linspace(0, 1, 8)[:, None], np.zeros(8)
+    gp = DriftingGP(X, t, np.sin(4 * X[:, 0]))
+    np.testing.assert_allclose(gp.mean(X, 0.0), np.sin(4 * X[:, 0]), atol=0.15)
+    assert gp.deviation(np.array([[0.5]]), 0.0)[0] < 0.3 < gp.deviation(np.array([[3.0]]), 0.0)[0]
+
+
+def test_what_happened_long_ago_says_less() -> None:
+    X = np.linspace(0, 1, 8)[:, None]
+    gp = DriftingGP(X, np.zeros(8), np.sin(4 * X[:, 0]))
+    at = np.array([[0.4]])
+    soon, late = (gp.deviation(at, when)[0] for when in (1.0, 30.0))
+    assert soon < late
+    assert abs(gp.mean(at, 30.0)[0]) < abs(gp.mean(at, 1.0)[0])
+
+
+def test_it_is_found_out_how_much_is_forgotten() -> None:
+    """A target that turns round each few generations against one that stays: e of (1 - e)^(t / 2)."""
+    rng = np.random.default_rng(1)
+    X, t = rng.random((60, 1)), np.repeat(np.arange(20.0), 3)
+    stays, turns = np.sin(4 * X[:, 0]), np.sin(4 * X[:, 0] + 0.8 * t)
+    forgotten = [DriftingGP(X, t, (y - y.mean()) / y.std()).theta[2] for y in (stays, turns)]
+    assert forgotten[0] < forgotten[1] - 1.0
+
+
+def test_running_members_narrow_what_is_unknown_and_do_not_change_what_is_expected() -> None:
+    X = np.array([[0.1], [0.2]])
+    gp = DriftingGP(X, np.zeros(2), np.array([1.0, -1.0]))
+    wider = gp.with_running(np.array([[0.8]]), np.array([0.0]))
+    at = np.array([[0.8]])
+    assert wider.deviation(at, 0.0)[0] < 0.6 * gp.deviation(at, 0.0)[0]
+
+
+def test_gradients_of_its_density_are_right() -> None:
+    from hpo_algorithms.population import drift
+    from scipy.optimize import check_grad
+
+    captured = {}
+    rng = np.random.default_rng(0)
+    X, t, y = rng.random((12, 2)), np.repeat(np.arange(4.0), 3), rng.standard_normal(12)
+
+    def spy(objective, start, **options):  # type: ignore[no-untyped-def]
+        captured["f"] = objective
+        return dataclasses.make_dataclass("Found", ["x"])(start)
+
+    original, drift.minimize = drift.minimize, spy
+    try:
+        DriftingGP(X, t, y)
+    finally:
+        drift.minimize = original
+    objective = captured["f"]
+    for theta in (drift.CENTRE, drift.CENTRE + 0.7, drift.CENTRE - 0.5):
+        assert check_grad(lambda v: objective(v)[0], lambda v: objective(v)[1], theta) < 1e-4
+
+
+# Improvements
+
+
+def test_what_counts_is_the_improvement_per_unit_of_budget_from_the_donor_s_loss() -> None:
+    donor = done(Trial(0, {}, 4, slot(0, 0)), 3.0)
+    assert improvement(done(Trial(1, {}, 6, slot(1, 0), 0), 2.0), donor) == pytest.approx(0.5)
+    assert math.isnan(improvement(failed(Trial(1, {}, 6, slot(1, 0), 0)), donor))
+    assert math.isnan(improvement(dataclasses.replace(done(Trial(1, {}, 6), 2.0), losses=(math.nan,)), donor))
+
+
+def test_a_copy_gets_what_has_paid() -> None:
+    history = past(PLANE, lambda params, _: 1 - (params["x"] - 0.7) ** 2 - (params["y"] - 0.2) ** 2)
+    found = copies(history, PLANE, kappa=0.0)
+    assert np.median([abs(each["x"] - 0.7) for each in found]) < 0.12
+    assert np.median([abs(each["y"] - 0.2) for each in found]) < 0.12
+
+
+def test_a_copy_gets_what_pays_now_and_not_what_paid_before() -> None:
+    history = past(PLANE, lambda params, generation: 1 - (params["x"] - (0.1 if generation < 10 else 0.9)) ** 2, generations=16)
+    assert np.median([each["x"] for each in copies(history, PLANE, kappa=0.0)]) > 0.6
+
+
+def test_a_configuration_that_diverged_is_not_chosen_again() -> None:
+    history = past(PLANE, lambda params, _: 0.1)
+    history = [
+        dataclasses.replace(t, state=State.INFEASIBLE, losses=(math.nan,)) if t.params["x"] > 0.5 and t.donor is not None else t
+        for t in history
+    ]
+    assert np.mean([each["x"] < 0.5 for each in copies(history, PLANE, kappa=0.0)]) > 0.9
+
+
+def test_copies_that_are_made_together_are_different() -> None:
+    history = past(PLANE, lambda params, _: 0.0, generations=2)
+    method = PB2(population=6, truncation=0.5)
+    answer = method.propose(Problem(PLANE, 1, 1, 100, 0), history, len(history), 6)
+    made = [(p.params["x"], p.params["y"]) for p in answer.proposals if p.origin is Origin.PERTURBED]
+    assert len(made) == 3
+    apart = [math.dist(a, b) for i, a in enumerate(made) for b in made[:i]]
+    assert min(apart) > 0.2
+
+
+def test_a_copy_that_runs_already_is_taken_into_account() -> None:
+    history = past(PLANE, lambda params, _: 0.0, generations=2)
+    method, problem = PB2(population=6, truncation=0.5), Problem(PLANE, 1, 1, 100, 0)
+    whole = method.propose(problem, history, len(history), 6).proposals
+    begun = [
+        *history,
+        *(Trial(len(history) + i, p.params, p.budget, p.slot, p.donor) for i, p in enumerate(whole[:4])),
+    ]
+    assert method.propose(problem, begun, len(begun), 2).proposals == whole[4:], "decided one by one as together"
+
+
+def test_a_name_that_pays_is_chosen_more_often_and_the_others_are_not_forgotten_for_ever() -> None:
+    history = past(NAMED, lambda params, _: 1.0 if params["kind"] == "good" else 0.0)
+    found = copies(history, NAMED, seeds=40)
+    share = np.mean([each["kind"] == "good" for each in found])
+    assert share > 0.6
+    for each in found:
+        assert ("z" in each) == (each["kind"] == "good")
+    even = copies(past(NAMED, lambda params, _: 0.0), NAMED, seeds=40)
+    assert {each["kind"] for each in even} == {"bad", "good", "worse"}
+
+
+def test_before_anything_is_known_copies_are_drawn_from_the_space() -> None:
+    run = Run(PB2(population=4), training(space=PLANE))
+    run.start()
+    run.end_all(lambda trial: float(trial.slot.member or 0))
+    answer = run.method.propose(run.problem, run.history, 4, 4)
+    assert [proposal.donor for proposal in answer.proposals][:3] == [0, 1, 2]
+    assert answer.proposals[3].donor == 0
+    assert answer.proposals[3].origin is Origin.PERTURBED
+
+
+def test_losses_of_any_size_are_taken() -> None:
+    """An overflow would be a warning, which fails the test."""
+    rng, history = np.random.default_rng(3), past(PLANE, lambda params, _: 0.0)
+    sizes = rng.choice([1e300, -1e300, -math.inf, 0.0, 1.0], size=len(history))
+    wild = [dataclasses.replace(trial, losses=(float(size),)) for trial, size in zip(history, sizes, strict=True)]
+    assert copies(wild, PLANE, seeds=2)
+
+
+def test_a_proposal_after_a_thousand_trials_comes_soon() -> None:
+    history = past(PLANE, lambda params, _: params["x"], generations=170)
+    method, problem = PB2(population=6), Problem(PLANE, 1, 1, 1000, 0)
+    start = time.process_time()
+    assert method.propose(problem, history, len(history), 6).proposals
+    assert time.process_time() - start < 3.0

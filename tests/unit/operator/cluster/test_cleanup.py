@@ -1,0 +1,95 @@
+"""The Job that removes checkpoints: it sees its Study's own folder and nothing else, and says what it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hpo_operator.cluster.cleanup import cleanup_manifest, cleanup_name, is_cleanup, seen_cleanup
+from hpo_operator.cluster.store import Store, StudyState
+from hpo_operator.planner import Cleanup
+from hpo_operator.resources import Study, Template
+
+from tests.unit.operator.builders import a_study, at
+from tests.unit.operator.cluster.objects import Object, WorkloadObjectBuilder
+
+
+def the_study(**pod: Any) -> Study:
+    container = {"name": "main", "image": "trainer:1", "command": ["train"]} | pod.pop("container", {})
+    template = Template.model_validate({"job": {"spec": {"template": {"spec": {"containers": [container], **pod}}}}})
+    study = a_study().keeping_checkpoints().build()
+    return study.model_copy(update={"spec": study.spec.model_copy(update={"template": template})})
+
+
+def pod_of(job: Object) -> Object:
+    found: Object = job["spec"]["template"]["spec"]
+    return found
+
+
+def test_it_sees_of_the_volume_only_the_study_s_own_folder_and_names_what_it_removes() -> None:
+    pod = pod_of(cleanup_manifest(the_study(), [3, 12]))
+    (container,) = pod["containers"]
+    assert pod["volumes"] == [{"name": "hpo-checkpoints", "persistentVolumeClaim": {"claimName": "weights"}}]
+    assert container["volumeMounts"] == [{"name": "hpo-checkpoints", "mountPath": "/hpo/checkpoints", "subPath": "study-uid"}]
+    assert (container["workingDir"], container["command"]) == ("/hpo/checkpoints", ["rm", "-rf", "--", "digits-3", "digits-12"])
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_it_runs_as_the_trials_do_and_with_their_image_unless_the_installer_names_another() -> None:
+    who = {
+        "securityContext": {"runAsUser": 7},
+        "nodeSelector": {"disk": "nfs"},
+        "container": {"securityContext": {"runAsGroup": 8}},
+    }
+    pod = pod_of(cleanup_manifest(the_study(**who), [3]))
+    (container,) = pod["containers"]
+    assert (pod["securityContext"], pod["nodeSelector"]) == ({"runAsUser": 7}, {"disk": "nfs"})
+    assert (container["securityContext"], container["image"]) == ({"runAsGroup": 8}, "trainer:1")
+    assert pod_of(cleanup_manifest(the_study(), [3], "busybox"))["containers"][0]["image"] == "busybox"
+    assert "nvidia.com/gpu" not in str(pod["containers"])
+
+
+def test_it_is_the_study_s_and_none_of_its_trials() -> None:
+    job = cleanup_manifest(the_study(), [3])
+    labels, inner = job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("digits-cleanup-study-ui", "team-a")
+    assert labels["hpo.dev/study-uid"] == "study-uid"
+    assert "hpo.dev/study-uid" not in inner, "by which pods of Trials are counted"
+    assert job["metadata"]["ownerReferences"][0]["kind"] == "Study"
+    assert is_cleanup(job)
+
+
+def test_its_name_is_no_longer_than_a_pod_s_may_be() -> None:
+    study = the_study()
+    named = study.model_copy(update={"metadata": study.metadata.model_copy(update={"name": "d" * 50, "uid": "0" * 36})})
+    assert len(cleanup_name(named)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("say", "seen"),
+    [
+        (lambda job: job, Cleanup((3, 12))),
+        (
+            lambda job: job.complete(at(60)),
+            Cleanup((3, 12), True, at(60), "CompletionsReached: Reached expected number of succeeded pods"),
+        ),
+        (lambda job: job.failed("BackoffLimitExceeded", "no"), Cleanup((3, 12), False, at(60), "BackoffLimitExceeded: no")),
+    ],
+    ids=["at work", "done", "failed"],
+)
+def test_what_it_shows_is_what_its_command_names_and_how_it_has_ended(say: Any, seen: Cleanup) -> None:
+    assert seen_cleanup(say(WorkloadObjectBuilder(cleanup_manifest(the_study(), [3, 12]))).build()) == seen
+
+
+def test_the_store_takes_it_for_no_trial_s_workload() -> None:
+    store, job = Store(), cleanup_manifest(the_study(), [3])
+    job["metadata"] |= {"uid": "u", "resourceVersion": "5"}
+    store.studies["study-uid"] = state = StudyState("team-a", "digits", "study-uid", {})
+    assert store.workload("ADDED", job) == "study-uid"
+    assert state.cleanup is job
+    assert state.workloads == {}
+    older = {**job, "metadata": {**job["metadata"], "resourceVersion": "4"}}
+    store.workload("MODIFIED", older)
+    assert state.cleanup is job
+    assert store.workload("DELETED", job) == "study-uid"
+    assert state.cleanup is None

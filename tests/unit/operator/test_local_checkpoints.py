@@ -1,0 +1,312 @@
+"""Trainings that continue on a laptop: a promoted Trial starts from its donor's weights, to the last bit, or not at all."""
+
+import json
+import os
+import signal
+
+import pytest
+from hpo._checkpoints_manifest import read_manifest, verify
+from hpo_algorithms import Answer, Origin, Proposal
+from hpo_algorithms.trials import SCHEDULE_FINISHED
+from hpo_operator import conditions as c
+from hpo_operator import worker
+
+from tests.unit.operator.local_studies import Fork, Laptop, kill_at, wait_until, without_a_worker
+
+STORE = {"checkpoints": {"volumeClaim": {"name": "weights"}}}
+HALVING = {
+    "schedule": {"halving": {"eta": 2, "iterations": 1}},
+    "budget": {"min": 1, "max": 4},
+    "limits": {"maxFailedTrials": 0},
+}
+
+# Four configurations, of which the first is the best, and so on.
+ORDERED = {"algorithm": {"grid": {}}, "parameters": [{"name": "x", "ordinal": {"values": [0, 1, 2, 3]}}]}
+
+# Its weights are the steps that were ever trained, by whom. It notes what it began with, and each step that it has trained.
+TRAINING = """
+import json, os, sys
+import hpo
+
+def note(name, *words):
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, (" ".join(map(str, words)) + "\\n").encode())
+
+number = hpo.trial().number
+found = hpo.checkpoint.load()
+weights = json.loads((found.path / "weights.json").read_text()) if found else []
+note("began", number, found.step if found else 0, found.digest if found else "-", found.copied_from or "-" if found else "-")
+loss = hpo.parameters().x + 1 / (1 + len(weights))
+if found:
+    hpo.report(step=found.step, loss=loss)
+for step in range(hpo.start_step() + 1, hpo.budget() + 1):
+    weights.append([number, step])
+    note("trained", number, step)
+    hpo.checkpoint.save(step, lambda folder: (folder / "weights.json").write_text(json.dumps(weights)))
+    hpo.report(step=step, loss=hpo.parameters().x + 1 / (1 + len(weights)))
+    if os.path.exists(f"stop-{number}-{step}"):
+        import time
+        note("waits", number, step)
+        time.sleep(600)
+"""
+
+
+@pytest.fixture
+def laptop(tmp_path, monkeypatch):
+    without_a_worker(monkeypatch)
+    laptop = Laptop(tmp_path)
+    yield laptop
+    laptop.clean_up()
+
+
+def write(laptop, program=TRAINING, **spec):
+    laptop.write(laptop.script("train.py", program), **{"parallelism": 2, **HALVING, **STORE, **spec})
+
+
+def run(laptop):
+    laptop.runner().run()
+    return {trial.spec.number: trial for trial in laptop.trials()}
+
+
+def began(laptop):
+    """What each Trial's program has begun with: (number, step, digest, whose it was)."""
+    return [(int(n), int(step), digest, whose) for n, step, digest, whose in (line.split() for line in laptop.lines("began"))]
+
+
+def steps(laptop):
+    return len(laptop.lines("trained"))
+
+
+def store(laptop):
+    return laptop.results / "checkpoints" / laptop.recorded().metadata.uid
+
+
+def kept(laptop):
+    """The Trials whose folders of checkpoints are there."""
+    return {int(each.name.rpartition("-")[2]) for each in store(laptop).iterdir()}
+
+
+def promoted(trials):
+    return [trial for trial in trials.values() if trial.spec.origin == "Promoted"]
+
+
+def test_a_promoted_trial_starts_from_what_its_donor_ended_with_to_the_last_bit(laptop):
+    write(laptop)
+    trials = run(laptop)
+    assert set(laptop.reasons()) == {c.COMPLETED}
+    assert len(promoted(trials)) == 2 + 1
+    for trial in promoted(trials):
+        restore = trial.spec.restore_from
+        donor = trials[restore.number]
+        assert donor.spec.parameters == trial.spec.parameters
+        assert (restore.step, restore.digest) == (donor.spec.budget, donor.status.checkpoint.digest)
+        own = [each[1:] for each in began(laptop) if each[0] == trial.spec.number]
+        assert own == [(donor.spec.budget, donor.status.checkpoint.digest, donor.metadata.name)]
+        assert trial.status.restored.trial_name == donor.metadata.name
+        assert trial.status.restored.size > 0
+
+
+def test_rungs_that_continue_cost_only_what_they_add_and_come_to_the_same_best(tmp_path, laptop):
+    write(laptop)
+    trials = run(laptop)
+    assert steps(laptop) == 4 * 1 + 2 * 1 + 1 * 2
+    folder = tmp_path / "without"
+    folder.mkdir()
+    without = Laptop(folder)
+    write(without, checkpoints=None)
+    others = run(without)
+    assert steps(without) == 4 * 1 + 2 * 2 + 1 * 4
+    assert all(trial.spec.restore_from is None and trial.status.checkpoint is None for trial in others.values())
+    assert not (without.results / "checkpoints").exists()
+    assert laptop.parameters() == without.parameters()
+    best, other = laptop.recorded().status.best[0], without.recorded().status.best[0]
+    assert (best.number, best.metrics) == (other.number, other.metrics)
+    assert [trial.status.observation.metrics for trial in trials.values()] == [
+        trial.status.observation.metrics for trial in others.values()
+    ]
+
+
+def test_in_the_end_only_the_best_are_left_and_the_rest_is_gone_from_the_disk(laptop):
+    write(laptop)
+    trials = run(laptop)
+    best = {each.number for each in laptop.recorded().status.best}
+    assert kept(laptop) == best
+    for number, trial in trials.items():
+        assert trial.status.checkpoint.state == ("Kept" if number in best else "Collected")
+        if number in best:
+            folder = laptop.results / "checkpoints" / trial.status.checkpoint.path
+            manifest = read_manifest(str(folder))
+            verify(str(folder), manifest)
+            assert (manifest.digest, manifest.size) == (trial.status.checkpoint.digest, trial.status.checkpoint.size)
+
+
+def test_checkpoints_that_nothing_needs_go_while_the_study_still_runs(laptop):
+    """Of four Trials on the lowest rung two rise; when these have ended, nobody starts from the lowest rung any more."""
+    write(laptop, parallelism=1)
+    (laptop.folder / "stop-6-4").touch()
+    process = laptop.start("--quiet")
+    wait_until(lambda: laptop.lines("waits"), "the last rung trains", process)
+    wait_until(lambda: kept(laptop) <= {4, 5, 6}, "the lowest rung is collected", process)
+    process.kill()
+
+
+def test_a_study_whose_limit_may_be_raised_keeps_what_it_would_go_on_from(laptop):
+    write(laptop, limits={"maxTrials": 4}, schedule={"halving": {"eta": 2}})
+    run(laptop)
+    assert laptop.ended() == c.MAX_TRIALS_REACHED
+    assert kept(laptop) == set(range(4))
+    write(laptop, limits={"maxTrials": 6}, schedule={"halving": {"eta": 2}})
+    trials = run(laptop)
+    assert all(trial.spec.restore_from is not None for trial in promoted(trials))
+    assert len(promoted(trials)) == 2
+
+
+def test_a_program_that_saves_nothing_is_trained_from_the_beginning_on_each_rung(laptop):
+    """There is nothing to continue from, and nothing was lost."""
+    write(laptop, 'import hpo; hpo.report(step=hpo.budget(), loss=hpo.parameters().x); open("began", "a").write("x\\n")')
+    trials = run(laptop)
+    assert set(laptop.reasons()) == {c.COMPLETED}
+    assert len(promoted(trials)) == 3
+    assert all(trial.spec.restore_from is None for trial in trials.values())
+
+
+class Population:
+    """One Trial, and then two that both start from its checkpoint."""
+
+    def errors(self, problem):
+        return ()
+
+    def propose(self, problem, history, first, count):
+        if not history:
+            return Answer((Proposal({"x": 0.5}, 1),))
+        if any(trial.active for trial in history):
+            return Answer()
+        if len(history) > 1:
+            return Answer(finished=SCHEDULE_FINISHED)
+        return Answer(tuple(Proposal({"x": x}, 2, donor=0, origin=Origin.PERTURBED) for x in (0.25, 0.75)))
+
+    def stops(self, problem, history):
+        return ()
+
+    def donors(self, problem, history):
+        return frozenset({0})
+
+
+def test_two_trials_that_start_from_one_donor_at_once_both_get_its_weights(laptop, monkeypatch):
+    monkeypatch.setattr(worker, "build", lambda problem, algorithm, schedule: Population())
+    write(laptop, schedule=None, limits={"maxTrials": 9})
+    trials = run(laptop)
+    assert [reason(trial) for trial in trials.values()] == [c.COMPLETED] * 3
+    digest = trials[0].status.checkpoint.digest
+    assert sorted(began(laptop))[1:] == [(1, 1, digest, "tiny-0"), (2, 1, digest, "tiny-0")]
+    assert trials[1].status.checkpoint.digest != trials[2].status.checkpoint.digest, "then each goes its own way"
+
+
+# Faults
+
+
+def tampering(number, what):
+    """The training, with something done to a Trial's checkpoint by the first one that starts from it."""
+    return f"""
+import os, pathlib, shutil
+folder = pathlib.Path(os.environ.get("HPO_RESTORE_DIR", "/nowhere"))
+if folder.parent.name == "tiny-{number}" and not os.path.exists("tampered"):
+    open("tampered", "w").close()
+    {what}
+{TRAINING}"""
+
+
+FAULTS = {
+    "deleted": "shutil.rmtree(folder.parent)",
+    "emptied": "os.unlink(folder / 'weights.json')",
+    "corrupt": "(folder / 'weights.json').write_text('[[8, 1]]')",
+    "another's": "shutil.rmtree(folder); shutil.copytree(next(folder.parent.parent.glob('tiny-1/step-1')), folder)",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_donor_s_checkpoint_that_is_gone_or_not_what_was_recorded_frees_the_place_for_the_next_best(laptop, fault):
+    write(laptop, tampering(0, FAULTS[fault]), **ORDERED)
+    trials = run(laptop)
+    unavailable = [trial for trial in trials.values() if reason(trial) == c.DONOR_UNAVAILABLE]
+    assert [trial.spec.restore_from.number for trial in unavailable] == [0]
+    assert laptop.ended() == c.SCHEDULE_FINISHED
+    continued = [trial for trial in promoted(trials) if reason(trial) == c.COMPLETED]
+    assert len(continued) == 3, "another one has taken the place"
+    assert all(trial.spec.restore_from is not None for trial in continued)
+    assert 0 not in {trial.spec.restore_from.number for trial in continued}
+    assert all(each[1] > 0 for each in began(laptop) if trials[each[0]].spec.origin == "Promoted"), "none from nothing"
+
+
+def reason(trial):
+    return c.reason(trial.status.conditions, c.SUCCEEDED)
+
+
+def test_a_program_that_ends_as_if_its_donor_was_gone_though_it_has_none_has_failed(laptop):
+    write(laptop, "raise SystemExit(87)", limits={"maxFailedTrials": 1})
+    run(laptop)
+    assert laptop.ended() == c.TOO_MANY_FAILURES
+    assert set(laptop.reasons()) <= {c.PROGRAM_FAILED, c.CANCELED}
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("program_too", [False, True], ids=["the runner", "both"])
+def test_after_kill_9_a_trial_goes_on_from_its_own_newest_checkpoint(laptop, program_too):
+    write(laptop, schedule=None, limits={"maxTrials": 1}, parallelism=1)
+    (laptop.folder / "stop-0-2").touch()
+    process = laptop.start("--quiet")
+    wait_until(lambda: laptop.lines("waits"), "the training is under way", process)
+    process.kill()
+    process.wait()
+    if program_too:  # else the next runner ends it
+        os.kill(json.loads((laptop.results / "trials" / "0000" / "process.json").read_text())["pid"], signal.SIGKILL)
+    (laptop.folder / "stop-0-2").unlink()
+    trials = run(laptop)
+    assert [each[1] for each in began(laptop)] == [0, 2]
+    assert laptop.lines("trained") == [f"0 {step}" for step in range(1, 5)], "no step was trained twice, none left out"
+    assert reason(trials[0]) == c.COMPLETED
+    assert trials[0].status.checkpoint.step == 4
+
+
+@pytest.mark.parametrize("act", [9, 41, 70, 92, 115, 130])
+def test_killed_at_any_act_the_runner_comes_to_the_same_end_and_the_same_store(tmp_path, laptop, act):
+    write(laptop, parallelism=1, **ORDERED)
+    laptop.results = tmp_path / "results"
+
+    def work():
+        kill_at(act, laptop.results)
+        laptop.runner().run()
+        return 0
+
+    Fork(work).code()
+    trials = run(laptop)
+    assert set(laptop.reasons()) == {c.COMPLETED}
+    assert len(promoted(trials)) == 3
+    assert all(each[1] > 0 for each in began(laptop) if trials[each[0]].spec.origin == "Promoted"), "none from nothing"
+    assert kept(laptop) == {each.number for each in laptop.recorded().status.best}
+
+
+# What is removed
+
+
+def test_nothing_outside_a_study_s_own_folder_can_be_removed_and_no_link_is_followed(tmp_path):
+    from hpo_operator.local.weights import remove
+
+    outside = tmp_path / "outside"
+    (outside / "precious").mkdir(parents=True)
+    below = tmp_path / "store" / "uid"
+    (below / "tiny-0" / "step-1").mkdir(parents=True)
+    (below / "tiny-0" / "step-1" / "link").symlink_to(outside)
+    (below / "tiny-1").symlink_to(outside)
+    for name in ("..", ".", "", "../../outside", str(outside), "a/../../../outside"):
+        with pytest.raises(OSError, match="is not the name"):
+            remove(below, [name])
+    remove(below, ["tiny-0", "tiny-1", "tiny-2"])
+    assert list(below.iterdir()) == []
+    assert (outside / "precious").is_dir()
+    (tmp_path / "linked").symlink_to(outside)
+    with pytest.raises(OSError, match="linked"):
+        remove(tmp_path / "linked", ["precious"])
+    assert (outside / "precious").is_dir()
