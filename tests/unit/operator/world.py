@@ -383,7 +383,7 @@ class World:
         assert others < self.study.spec.parallelism, f"{others} workloads have pods already"
         attempt = sum(1 for each in self._all_jobs() if each.number == number and each.fate.end != "rejected")
         fate, restore = self.fates(trial, attempt), trial.spec.restore_from
-        if restore is not None and self.keeps:
+        if restore is not None:
             assert restore.number in self.disk, "its donor's checkpoint has been removed"
         if fate.end == "unavailable" and (restore is None or attempt > 0):
             fate = replace(fate, end="done")
@@ -427,9 +427,6 @@ class World:
         assert status != trial.status, "writes what stands there"
         self.writes[number] += 1
         ended = trial.model_copy(update={"status": status})
-        if not self.keeps and is_terminal(ended) and c.reason(status.conditions, c.SUCCEEDED) == c.COMPLETED:
-            kept = CheckpointRecord(step=STEPS, digest="d", path=f"{number}", state="Kept")
-            ended = ended.model_copy(update={"status": status.model_copy(update={"checkpoint": kept})})
         self.trials[number] = self.ever[number] = ended
         op.ledger.put(ended)
         return True
