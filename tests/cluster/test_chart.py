@@ -39,7 +39,7 @@ if x > 0.8:
     sys.exit("this one cannot be trained")
 for step in range(1, hpo.budget() + 1):
     hpo.report(step=step, loss=x + 1 / step)
-    time.sleep(2.5)
+    time.sleep(1)
 """
 
 
