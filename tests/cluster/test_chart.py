@@ -189,7 +189,7 @@ def test_Prometheus_gathers_by_study_trial_and_rung(operator: Installed, begun: 
         assert labels.keys() >= {"namespace", "study", "trial", "trial_number", "pod", "rung"}
         assert labels["trial"] == f"climbing-{labels['trial_number']}"
     assert {each["metric"]["rung"] for each in found} >= {"0"}
-    (version,) = operator.query("hpo_build_info")
+    (version,) = wait_until("what the operator says of itself", lambda: operator.query("hpo_build_info"), seconds=PATIENCE)
     assert version["metric"]["version"]
 
 
