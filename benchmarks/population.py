@@ -4,8 +4,8 @@
     python -m benchmarks.population --tasks quadratic --members 4,8 --seeds 20 --peers ray_pbt,ray_pb2
 
 Peers need a Python of their own with Ray: pip install "ray[tune]==2.60.0" scikit-learn (0.6 GB), named by --ray or HPO_BENCH_RAY.
-Their schedulers are driven by Ray itself, one process a member, with checkpoints on disk; where it is not installed the benchmark
-says so and goes on without them.
+Their own schedulers decide; `population_ray` only carries out what they do. Where Ray is not installed the benchmark says so and
+goes on without them.
 """
 
 from __future__ import annotations

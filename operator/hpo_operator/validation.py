@@ -159,8 +159,8 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
     if spec.checkpoints and (spec.checkpoints.volume_claim is None) == (spec.checkpoints.object_store is None):
         yield Fault("checkpoints", None, "needs exactly one of volumeClaim, objectStore")
     if spec.checkpoints is None and (name := next(iter(CONTINUING.intersection(spec.algorithm)), "")):
-        rule = f"are needed by algorithm {name}, whose members start from each other's"
-        yield Fault("checkpoints", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
+        rule = "needs a store of checkpoints, for its Trials start from each other's"
+        yield Fault(f"algorithm.{name}", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
     if spec.metrics.logs:
         yield from _pattern_faults(spec.metrics.logs.pattern)
     yield from _template_faults(spec)

@@ -28,6 +28,9 @@ MAX_GOOD = 100  # the best of them: beyond, a draw costs more and tells no more
 MAX_BAD = 400  # evenly thinned: their density keeps its shape, and 10,000 Trials cost no more than a thousand
 MAX_LEVELS = 32  # an ordered parameter of more values is as good as continuous
 NARROWEST = 1e-3  # of a bandwidth; the paper's
+# Draws around n good Trials are at least this / (n + 2) of the range wide. Good Trials that stand together by chance would else
+# draw all others to where they are, and parameters of few values would take one and the same for good.
+SPREAD = 2.0
 FLOOR = math.log(1e-32)  # of a density: below, a ratio would only compare two tails
 
 
@@ -110,7 +113,7 @@ class Model:
     def __init__(self, space: Space, good: np.ndarray, bad: np.ndarray, factor: float) -> None:
         self._tried = np.vstack([good, bad]) if space.size is not None else None
         self._good, self._bad = Density(space, good), Density(space, bad)
-        self._wide = Density(space, good, factor)
+        self._wide = Density(space, good, factor, SPREAD / (len(good) + 2))
 
     def best(self, rng: np.random.Generator, candidates: int) -> np.ndarray:
         """The candidate of largest ratio, a snapped point of shape (d,)."""
@@ -132,16 +135,17 @@ class Density:
     Args:
         X: encoded configurations, shape (n, d) with n > 0, NaN where inactive.
         factor: all bandwidths are multiplied by it.
+        least: no bandwidth is smaller.
     """
 
-    def __init__(self, space: Space, X: np.ndarray, factor: float = 1.0) -> None:
+    def __init__(self, space: Space, X: np.ndarray, factor: float = 1.0, least: float = 0.0) -> None:
         self._snap, (n, d) = Snapping(space), X.shape
         self._known = ~np.isnan(X)
         self._X = np.where(self._known, X, 0.5)
         rule = 1.06 * np.maximum(self._known.sum(axis=0), 1) ** (-1 / (4 + d))
         self._levels = [_levels(space, j) for j in range(d)]
         self._numbers = np.array([j for j in range(d) if not len(self._levels[j])], dtype=int)
-        self._h = np.maximum(rule * _deviations(self._X, self._known), NARROWEST)[self._numbers] * factor
+        self._h = np.maximum(np.maximum(rule * _deviations(self._X, self._known), NARROWEST) * factor, least)[self._numbers]
         below, above = ndtr(-self._X[:, self._numbers] / self._h), ndtr((1 - self._X[:, self._numbers]) / self._h)
         self._below, self._mass = below, above - below
         self._tables: dict[int, np.ndarray] = {}
@@ -151,7 +155,7 @@ class Density:
                 self._places[:, j] = _places(grid, self._X[:, j])
                 seen = self._places[self._known[:, j], j]
                 ordered = not isinstance(space.parameters[j], Categorical)
-                self._tables[j] = _table(grid, seen, float(rule[j]), factor, ordered)
+                self._tables[j] = _table(grid, seen, float(rule[j]), factor, least, ordered)
 
     def sample(self, rng: np.random.Generator, m: int) -> np.ndarray:
         """m draws, snapped to the space: shape (m, d), NaN where inactive."""
@@ -195,7 +199,7 @@ def _places(grid: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.searchsorted((grid[1:] + grid[:-1]) / 2, u)
 
 
-def _table(grid: np.ndarray, seen: np.ndarray, rule: float, factor: float, ordered: bool) -> np.ndarray:
+def _table(grid: np.ndarray, seen: np.ndarray, rule: float, factor: float, least: float, ordered: bool) -> np.ndarray:
     """The kernel of a discrete parameter as probabilities, shape (levels, levels): row b is k(., b)."""
     levels = len(grid)
     if levels == 1:
@@ -204,13 +208,14 @@ def _table(grid: np.ndarray, seen: np.ndarray, rule: float, factor: float, order
     if ordered:
         centre = shares @ grid
         deviation = math.sqrt(max(shares @ (grid - centre) ** 2, 0.0)) if len(seen) else 0.3
-        h = max(rule * deviation, NARROWEST) * factor
+        h = max(max(rule * deviation, NARROWEST) * factor, least)
         near = np.exp(-np.abs(grid[:, None] - grid) / h)
         near = np.maximum(near / near.sum(axis=1, keepdims=True), NARROWEST / levels)
         return np.asarray(near / near.sum(axis=1, keepdims=True))
     # 0 where all have one value, 1 where all values are as frequent; at most the uniform distribution.
     spread = (1 - shares @ shares) * levels / (levels - 1) if len(seen) else 1.0
-    away = min(max(rule * math.sqrt(max(spread, 0.0)) * (levels - 1) / levels, NARROWEST) * factor, (levels - 1) / levels)
+    wide = max(max(rule * math.sqrt(max(spread, 0.0)) * (levels - 1) / levels, NARROWEST) * factor, least)
+    away = min(wide, (levels - 1) / levels)
     return np.where(np.eye(levels, dtype=bool), 1 - away, away / (levels - 1))
 
 

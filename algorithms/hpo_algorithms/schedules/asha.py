@@ -53,9 +53,10 @@ class ASHA:
         for rung in reversed(range(len(budgets) - 1)):
             ended = [trial for trial in on[rung] if not trial.active]
             most = len(ended) // self.eta
-            rising = _rising(fit_to_rise(ended), on[rung + 1], most)
-            if self.capped:
-                del rising[max(most - len(on[rung + 1]), 0) :]
+            room = most - len(on[rung + 1]) if self.capped else most
+            if room <= 0 or len(found) >= count:  # which saves the ranking
+                continue
+            rising = _rising(fit_to_rise(ended), on[rung + 1], most)[:room]
             found += [Place(budgets[rung + 1], Slot(rung=rung + 1, member=each.slot.member), each.number) for each in rising]
         del found[count:]
         if not exhausted:
@@ -116,8 +117,9 @@ def _by_rung(history: History, count: int) -> list[list[Trial]]:
 
 def _repeats_behind(best: Sequence[Trial]) -> list[Trial]:
     """Those whose loss is exactly that of another one go behind."""
-    firsts = {trial.losses[0]: trial.number for trial in reversed(best)}
-    return sorted(best, key=lambda trial: firsts[trial.losses[0]] != trial.number)
+    firsts: dict[float, Trial] = {}
+    repeats = [trial for trial in best if firsts.setdefault(trial.losses[0], trial) is not trial]
+    return [*firsts.values(), *repeats]
 
 
 def _rising(fit: Sequence[Trial], above: Sequence[Trial], count: int) -> list[Trial]:

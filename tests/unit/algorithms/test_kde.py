@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, Space, State, Trial, build
 from hpo_algorithms.encoding import encoded
-from hpo_algorithms.samplers.kde import BOHB, KDE, Density
+from hpo_algorithms.samplers.kde import BOHB, KDE, SPREAD, Density
 from hpo_algorithms.scheduled import Scheduled
 from hpo_algorithms.schedules.asha import ASHA
 from hpo_algorithms.schedules.hyperband import Hyperband
@@ -160,3 +160,20 @@ def test_counting_ones_is_solved_twice_as_well_as_by_hyperband_alone() -> None:
 
     mean = {name: statistics.mean(missing(name, seed) for seed in (2, 4, 6)) for name in ("bohb", "random")}
     assert mean["bohb"] <= 0.5 * mean["random"]
+
+
+def test_good_trials_that_stand_together_by_chance_do_not_keep_all_others_there() -> None:
+    """Three good Trials at one place, with one and the same name and whole number: draws still go elsewhere."""
+    space = Space.from_spec(
+        [
+            {"name": "x", "float": {"min": 0, "max": 1}},
+            {"name": "n", "int": {"min": 1, "max": 5}},
+            {"name": "c", "categorical": {"choices": ["a", "b", "c"]}},
+        ]
+    )
+    good = encoded(space, [{"x": 0.5 + i / 1000, "n": 1, "c": "a"} for i in range(3)])
+    drawn = Density(space, good, 5.0, SPREAD / 5).sample(np.random.default_rng(0), 1000)
+    assert drawn[:, 0].std() > 0.15
+    names = space.names
+    assert np.mean(np.abs(drawn[:, names.index("n")] - good[0, 1]) > 1e-9) > 0.2
+    assert np.mean(np.abs(drawn[:, names.index("c")] - good[0, 2]) > 1e-9) > 0.2

@@ -114,7 +114,7 @@ def test_a_population_that_leaves_no_checkpoint_is_lost_and_says_what_is_missing
 def test_a_study_without_a_store_of_checkpoints_is_refused(laptop, capsys):
     laptop.write(laptop.script("train.py", TRAINING), **{**POPULATION, "checkpoints": None})
     assert laptop.hpo("validate", laptop.folder / "study.json") == 2
-    assert "spec.checkpoints: are needed by algorithm pbt" in capsys.readouterr().err
+    assert "spec.algorithm.pbt: needs a store of checkpoints" in capsys.readouterr().err
 
 
 # Lineage
