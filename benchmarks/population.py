@@ -4,8 +4,8 @@
     python -m benchmarks.population --tasks quadratic --members 4,8 --seeds 20 --peers ray_pbt,ray_pb2
 
 Peers need a Python of their own with Ray: pip install "ray[tune]==2.60.0" scikit-learn (0.6 GB), named by --ray or HPO_BENCH_RAY.
-Their schedulers are driven by Ray itself, one process a member, with checkpoints on disk; where it is not installed the benchmark
-says so and goes on without them.
+Their own schedulers decide; `population_ray` only carries out what they do. Where Ray is not installed the benchmark says so and
+goes on without them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from benchmarks.training import TASKS, Task
 
 OURS = {"random": {"random": {}}, "pbt": {"pbt": {}}, "pb2": {"pb2": {}}, "pbt_async": {"pbt": {"mode": "asynchronous"}}}
 RAY = "ray 2.60.0"
-PEER = Path(__file__).with_name("population_ray.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
@@ -62,9 +62,9 @@ def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, s
 
 def peer(python: str, name: str, task: str, members: int, seeds: Sequence[int]) -> list[float]:
     """The same of Ray's, in a process of its Python."""
-    words = [python, str(PEER), name, task, str(members), *map(str, seeds)]
-    environment = {**os.environ, "PYTHONPATH": str(PEER.parents[1]), "RAY_AIR_NEW_OUTPUT": "0"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    words = [python, "-m", "benchmarks.population_ray", name, task, str(members), *map(str, seeds)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AIR_NEW_OUTPUT": "0"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     found: list[float] = json.loads(done.stdout.splitlines()[-1])
@@ -100,14 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.constants:
             print(f"{name:10s} best constant            {task.shown(constant(task, given.constants)):9.4f}", flush=True)
         for members in [int(count) for count in given.members.split(",") if count] or task.members:
-            runs: list[tuple[str, Callable[[], list[float]]]] = [
-                (each, lambda each=each: [ours(OURS[each], task, members, seed) for seed in seeds])  # type: ignore[misc]
-                for each in given.ours.split(",")
-                if each
-            ]
-            runs += [(each, lambda each=each: peer(given.ray, each, name, members, seeds)) for each in peers]  # type: ignore[misc]
-            for label, run in runs:
-                losses = np.array([task.shown(loss) for loss in run()])
+            for label in [*[each for each in given.ours.split(",") if each], *peers]:
+                found = (
+                    peer(given.ray, label, name, members, seeds)
+                    if label in peers
+                    else [ours(OURS[label], task, members, seed) for seed in seeds]
+                )
+                losses = np.array([task.shown(loss) for loss in found])
                 error = losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
                 print(
                     f"{name:10s} {members:2d} members  {label:10s} mean {losses.mean():9.4f} ({error:.4f})  "

@@ -1,81 +1,86 @@
 """Ray Tune's PBT and PB2 on the tasks of `benchmarks.training`: run by `benchmarks.population` in a Python that has Ray.
 
-python population_ray.py ray_pb2 quadratic 4 0 1 2     # the last line is a JSON list of losses, one a seed
+Ray's own schedulers decide who copies whom and with which hyperparameters, at their defaults. Only what carries that out is
+here, since actors take minutes for what takes seconds: all members train an interval, then each of the lower quantile gets the
+weights of a random one of the upper, as `PopulationBasedTraining` does with `synch=True`.
+
+`python -m benchmarks.population_ray ray_pb2 quadratic 4 0 1 2`: its last line is a JSON list of losses, one a seed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import math
-import os
-import pickle
+import random
 import sys
-import tempfile
-from pathlib import Path
+import warnings
 from typing import Any
 
 import numpy as np
 
-from benchmarks.training import TASKS
+from benchmarks.training import TASKS, Task
 
 FAILED = 1e12  # what is told of a loss that is not a number, which Ray's schedulers cannot take
 
 
-def run(name: str, task_name: str, members: int, seed: int) -> float:
-    """The best loss at the end: Ray's own defaults for PBT and PB2, but for the interval."""
+class Member:
+    """What Ray's schedulers look at of a Trial."""
+
+    def __init__(self, name: int, config: dict[str, float], weights: Any) -> None:
+        self.name, self.config, self.weights, self.loss = name, config, weights, math.inf
+        self.experiment_tag = str(name)
+
+    def __str__(self) -> str:
+        return f"member_{self.name}"
+
+    def is_finished(self) -> bool:
+        return False
+
+
+def run(name: str, task: Task, members: int, seed: int) -> float:
+    """The best loss at the end."""
     from ray import tune
-    from ray.tune.schedulers import PopulationBasedTraining
     from ray.tune.schedulers.pb2 import PB2
+    from ray.tune.schedulers.pbt import PopulationBasedTraining, _PBTTrialState
 
-    task = TASKS[task_name]
     np.random.seed(seed)
-    import random
-
     random.seed(seed)
-    bounds = {each["name"]: (each["float"]["min"], each["float"]["max"]) for each in task.spec}
-    logs = {each["name"] for each in task.spec if each["float"].get("scale") == "Log"}
-
-    def trainable(config: dict[str, Any]) -> None:
-        state, step = task.start(), 0
-        if checkpoint := tune.get_checkpoint():
-            with checkpoint.as_directory() as folder:
-                step, state = pickle.loads((Path(folder) / "state").read_bytes())
-        while step < task.steps:
-            state, loss = task.train(state, step, step + task.interval, config, (seed, os.getpid() % 997))
-            step += task.interval
-            with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / "state").write_bytes(pickle.dumps((step, state)))
-                loss = loss if math.isfinite(loss) else FAILED
-                tune.report({"loss": loss, "step": step}, checkpoint=tune.Checkpoint.from_directory(folder))
-
-    common: dict[str, Any] = {"time_attr": "training_iteration", "perturbation_interval": 1, "synch": True}
-    draws = {n: tune.loguniform(*bounds[n]) if n in logs else tune.uniform(*bounds[n]) for n in bounds}
-    if name == "ray_pb2":
-        scheduler: Any = PB2(hyperparam_bounds={n: list(pair) for n, pair in bounds.items()}, **common)
-    else:
-        scheduler = PopulationBasedTraining(hyperparam_mutations=draws, **common)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        results = tune.Tuner(
-            trainable,
-            param_space=draws,
-            tune_config=tune.TuneConfig(num_samples=members, metric="loss", mode="min", scheduler=scheduler, reuse_actors=True),
-            run_config=tune.RunConfig(storage_path=folder, verbose=0, stop={"step": task.steps}),
-        ).fit()
-    ends = [result.metrics["loss"] for result in results if result.metrics and result.metrics.get("step") == task.steps]
-    return min(ends, default=FAILED)
+    ranges = {each["name"]: each["float"] for each in task.spec}
+    draws = {
+        n: (tune.loguniform if each.get("scale") == "Log" else tune.uniform)(each["min"], each["max"]) for n, each in ranges.items()
+    }
+    common: dict[str, Any] = {"time_attr": "step", "perturbation_interval": task.interval, "synch": True}
+    scheduler: Any = (
+        PB2(hyperparam_bounds={n: [each["min"], each["max"]] for n, each in ranges.items()}, **common)
+        if name == "ray_pb2"
+        else PopulationBasedTraining(hyperparam_mutations=draws, **common)
+    )
+    scheduler.set_search_properties("loss", "min")
+    first = task.given if len(task.given) == members else [{n: draw.sample() for n, draw in draws.items()} for _ in range(members)]
+    population = [Member(i, dict(config), task.start()) for i, config in enumerate(first)]
+    for member in population:
+        scheduler._trial_state[member] = _PBTTrialState(member)
+    for start in range(0, task.steps, task.interval):
+        end = start + task.interval
+        for member in population:
+            member.weights, loss = task.train(member.weights, start, end, member.config, (seed, start, member.name))
+            member.loss = loss if math.isfinite(loss) else FAILED
+            scheduler._save_trial_state(scheduler._trial_state[member], end, {"step": end, "loss": member.loss}, member)
+        if end < task.steps:
+            lower, upper = scheduler._quantiles()
+            for loser in lower:
+                winner = random.choice(upper)
+                loser.config, _ = scheduler._get_new_config(loser, winner)
+                loser.weights = winner.weights
+    return min(member.loss for member in population)
 
 
 def main() -> None:
-    import ray
-
     name, task, members, *seeds = sys.argv[1:]
     logging.disable(logging.CRITICAL)
-    ray.init(num_cpus=int(members), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    losses = [run(name, task, int(members), int(seed)) for seed in seeds]
-    print(json.dumps(losses))
+    warnings.simplefilter("ignore")
+    print(json.dumps([run(name, TASKS[task], int(members), int(seed)) for seed in seeds]))
 
 
 if __name__ == "__main__":

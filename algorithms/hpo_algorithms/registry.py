@@ -31,6 +31,7 @@ ALGORITHMS: dict[str, str] = {
     "ga": "hpo_algorithms.samplers.ga:GA",
     "pbt": "hpo_algorithms.population.pbt:PBT",
     "pb2": "hpo_algorithms.population.pb2:PB2",
+    "replay": "hpo_algorithms.population.replay:Replay",
 }
 
 SCHEDULES: dict[str, str] = {
@@ -46,7 +47,7 @@ SCHEDULES: dict[str, str] = {
 
 DEFAULT_ALGORITHM = "auto"
 # The algorithms whose Trials start from each other's checkpoints: they work with a store of checkpoints only.
-CONTINUING = frozenset({"pbt", "pb2"})
+CONTINUING = frozenset({"pbt", "pb2", "replay"})
 
 # The schedules that only end Trials early.
 STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})

@@ -34,6 +34,8 @@ Hyperparameter optimization: run a Study to its end on this machine.
   hpo validate study.yaml       check it
   hpo trials DIR                the Trials of a results folder
   hpo best DIR -o env           the best parameters, for use elsewhere
+  hpo lineage DIR               who has copied whom in a population
+  hpo replay study.yaml         train the best member's schedule once more
   hpo exec -- program args      inside a Trial: report what an unmodified program prints
 """
 CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was interrupted."
@@ -103,6 +105,34 @@ def _parser() -> argparse.ArgumentParser:
     _output_argument(best, "text", "yaml", "json", "env")
     best.set_defaults(run=_best)
 
+    lineage = commands.add_parser(
+        "lineage", help="who has copied whom in a population", description="The lineages of a population, the best marked by *."
+    )
+    lineage.add_argument("results", type=Path, metavar="DIR", help="results folder of `hpo run`")
+    lineage.add_argument("--trial", type=int, metavar="N", help="only the ancestors of this Trial")
+    lineage.add_argument(
+        "--schedule", action="store_true", help="the schedule of the best Trial, or of --trial; as YAML the Study that replays it"
+    )
+    _output_argument(lineage, "text", "json", "yaml")
+    lineage.set_defaults(run=_lineage)
+
+    replay = commands.add_parser(
+        "replay",
+        help="train the best schedule of a population once more",
+        description="Train the schedule of a population's best member once more, from nothing, as one training.",
+        epilog=CODES,
+    )
+    _study_argument(replay)
+    replay.add_argument(
+        "--of", type=Path, metavar="DIR", help="results folder to replay from (default: hpo-runs/<name of the Study>)"
+    )
+    replay.add_argument("--trial", type=int, metavar="N", help="the Trial whose schedule to replay (default: the best)")
+    replay.add_argument("--results", type=Path, metavar="DIR", help="results folder (default: DIR-replay)")
+    replay.add_argument("--fresh", action="store_true", help="set an earlier replay aside and start anew")
+    _output_argument(replay, "text", "json")
+    replay.add_argument("--quiet", action="store_true", help="no progress, only the end")
+    replay.set_defaults(run=_replay)
+
     execute = commands.add_parser("exec", help="run an unmodified program and report what it prints", add_help=False)
     execute.set_defaults(run=lambda arguments: _unreachable())
     return parser
@@ -120,22 +150,19 @@ def _output_argument(parser: argparse.ArgumentParser, *formats: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    study, found = _load(arguments.study)
+    results: Path = arguments.results or Path("hpo-runs") / study.metadata.name
+    return _run_here(study, found, results, arguments, gpus=arguments.gpus, parallelism=arguments.parallelism)
+
+
+def _run_here(study: Study, found: Sequence[str], results: Path, arguments: argparse.Namespace, **options: Any) -> int:
     from hpo_operator.local.display import display_for
     from hpo_operator.local.runner import AlgorithmFailed, Interrupted, LocalRunner
     from hpo_operator.local.store import RunBroken, set_aside
     from hpo_operator.local.summary import succeeded
 
-    study, found = _load(arguments.study)
-    results: Path = arguments.results or Path("hpo-runs") / study.metadata.name
     display = display_for(arguments.output, arguments.quiet)
-    runner = LocalRunner(
-        study,
-        arguments.study.resolve().parent,
-        results,
-        gpus=arguments.gpus,
-        watch=display,
-        parallelism=arguments.parallelism,
-    )
+    runner = LocalRunner(study, arguments.study.resolve().parent, results, watch=display, **options)
     _tell([*found, *runner.notes])
     try:
         if arguments.fresh and (aside := set_aside(results)):
@@ -154,6 +181,48 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         _silence()  # nobody reads, but somebody may ask how it ended
     return SUCCEEDED if succeeded(ended) else FAILED
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from hpo_operator.local.lineage import best_number, replaying, result_of
+    from hpo_operator.local.store import open_for_reading
+
+    asked, _ = _load(arguments.study)
+    source: Path = arguments.of or Path("hpo-runs") / asked.metadata.name
+    study, trials = open_for_reading(source)
+    number = best_number(study) if arguments.trial is None else arguments.trial
+    again = replaying(study, trials, number)
+    results: Path = arguments.results or source.with_name(f"{source.name}-replay")
+    code = _run_here(again, [], results, arguments)
+    if code == SUCCEEDED and arguments.output == "text":
+        metric = study.spec.objectives[0].metric
+        before = next(result_of(study, trial) for trial in trials if trial.spec.number == number)
+        after = result_of(study, open_for_reading(results)[1][-1])
+        print(f"{metric}: {before} when it was found (Trial {number}), {after} replayed.")
+    return code
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    from hpo_operator.local import lineage
+    from hpo_operator.local.store import open_for_reading
+
+    study, trials = open_for_reading(arguments.results)
+    number = arguments.trial
+    if arguments.schedule:
+        number = lineage.best_number(study) if number is None else number
+        if arguments.output == "yaml":
+            again = lineage.replaying(study, trials, number)
+            document = again.manifest()
+            _print_values({**document, "metadata": {"name": again.metadata.name}}, "yaml")
+            return SUCCEEDED
+    shown = trials if number is None else lineage.ancestors(trials, number)
+    if arguments.output != "text":
+        _print_values(lineage.rows(study, shown), arguments.output)
+    elif number is not None:
+        print("\n".join(lineage.schedule(study, shown)))
+    else:
+        print("\n".join(lineage.tree(study, trials)))
+    return SUCCEEDED
 
 
 def _validate(arguments: argparse.Namespace) -> int:

@@ -232,10 +232,13 @@ def _ended(worker: subprocess.Popen[bytes]) -> str:
     return f"was killed by {known.get(-code, f'signal {-code}')}"
 
 
-def _memory() -> int:
-    """The limit on a worker's memory in bytes, on this machine."""
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return MEMORY_BYTES
-    return min(MEMORY_BYTES, int(whole * MEMORY_SHARE)) if whole > 0 else MEMORY_BYTES
+def _memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The limit on a worker's memory in bytes: on this machine, and in this container where that has less."""
+    found = []
+    with contextlib.suppress(ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of either version; "max" is no limit
+        with contextlib.suppress(ValueError, OSError):
+            found.append(int((groups / file).read_text()))
+    whole = min((each for each in found if each > 0), default=0)
+    return min(MEMORY_BYTES, int(whole * MEMORY_SHARE)) if whole else MEMORY_BYTES

@@ -263,6 +263,9 @@ def _methods() -> Iterable[Rule]:
     if found := [name for name, answers in works.items() if answers.needs_one_objective]:
         rule = f"size(self.objectives) == 1 || !({_any('self.algorithm', found)})"
         yield Rule(rule, f"algorithm {' or '.join(found)} works with one objective only", ".algorithm")
+    if found := [name for name, answers in works.items() if answers.needs_generations]:
+        rule = f"!has(self.budget) || self.budget.min < self.budget.max || !({_any('self.algorithm', found)})"
+        yield Rule(rule, f"algorithm {' or '.join(found)} has a single generation; lower budget.min", ".algorithm")
     continuing = [name for name in ALGORITHMS if name in CONTINUING]
     yield Rule(
         f"has(self.checkpoints) || !({_any('self.algorithm', continuing)})",
@@ -296,6 +299,7 @@ class _Answers:
 
         self.works = accepts(full)
         self.needs_budget = self.works and not accepts(Problem(space))
+        self.needs_generations = self.works and not accepts(Problem(space, 1, 81, 81))
         self.needs_one_objective = self.works and not accepts(Problem(space, 2, 1, 81))
 
 

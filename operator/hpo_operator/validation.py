@@ -15,6 +15,7 @@ from typing import Any, get_args
 from hpo_algorithms import Fault, InvalidInput, Problem, Space, build
 from hpo_algorithms.errors import nearest
 from hpo_algorithms.registry import CONTINUING
+from hpo_algorithms.space import Params
 from pydantic import BaseModel, ValidationError
 
 from hpo_operator.resources import API_VERSION, MAX_STUDY_NAME, STUDY_NAME, Metadata, Study, StudySpec
@@ -134,17 +135,16 @@ def _method_faults(raw: Mapping[str, Any], spec: StudySpec | None) -> Iterable[F
     # Where the rest of the Study has faults of its own, its algorithm is still worth a look.
     objectives, budget = (len(spec.objectives), spec.budget) if spec else (1, None)
     low, high = (budget.min, budget.max) if budget else (1, 2) if raw.get("budget") else (None, None)
-    try:
-        build(Problem(space, objectives, low, high), raw.get("algorithm"), raw.get("schedule"))
-    except InvalidInput as error:
-        yield from error.faults
-    if spec is None:
-        return
-    for place, configuration in enumerate(spec.warm_start.configurations if spec.warm_start else ()):
+    given: list[Params] = []
+    for place, configuration in enumerate(spec.warm_start.configurations if spec and spec.warm_start else ()):
         try:
-            space.parse({pair.name: pair.value for pair in configuration.parameters})
+            given.append(space.parse({pair.name: pair.value for pair in configuration.parameters}))
         except InvalidInput as error:
             yield from (fault.under(f"warmStart.configurations[{place}]") for fault in error.faults)
+    try:
+        build(Problem(space, objectives, low, high, given=tuple(given)), raw.get("algorithm"), raw.get("schedule"))
+    except InvalidInput as error:
+        yield from error.faults
 
 
 def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
@@ -159,8 +159,8 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
     if spec.checkpoints and (spec.checkpoints.volume_claim is None) == (spec.checkpoints.object_store is None):
         yield Fault("checkpoints", None, "needs exactly one of volumeClaim, objectStore")
     if spec.checkpoints is None and (name := next(iter(CONTINUING.intersection(spec.algorithm)), "")):
-        rule = f"are needed by algorithm {name}, whose members start from each other's"
-        yield Fault("checkpoints", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
+        rule = "needs a store of checkpoints, for its Trials start from each other's"
+        yield Fault(f"algorithm.{name}", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
     if spec.metrics.logs:
         yield from _pattern_faults(spec.metrics.logs.pattern)
     yield from _template_faults(spec)

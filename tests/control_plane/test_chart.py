@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,8 +17,8 @@ from hpo_operator.cluster.settings import read_settings
 
 from tests.control_plane.building import PATIENCE, VERSION, end_of, has_ended, reason, study, trials
 from tests.control_plane.operator_process import RBAC, OperatorProcess
-from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, wait_until
-from tests.testbed.binaries import sources
+from tests.testbed import ApiError, CommandFailed, Component, ControlPlane, Object, wait_until
+from tests.testbed.binaries import program, sources
 from tests.testbed.charts import CHART, Helm
 from tests.testbed.fixtures import Bed
 from tests.testbed.namespaces import ROOT
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.control_plane
 
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASE, SYSTEM = "hpo-operator", "hpo-system"
+ALERTS = CHART / "files" / "alerts.yaml"
 DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 WORKLOADS = [
@@ -137,9 +140,8 @@ def test_a_wrong_value_is_refused_by_its_name_before_anything_is_made(mistake: s
 @pytest.fixture(scope="module")
 def monitored(plane: ControlPlane) -> ControlPlane:
     """The control plane knows the kinds of the Prometheus operator."""
-    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
-    for kind in ("podmonitors", "servicemonitors", "prometheusrules"):
-        plane.apply(folder / f"monitoring.coreos.com_{kind}.yaml")
+    for path in sorted((sources("prometheus-operator") / "example" / "prometheus-operator-crd").glob("*.yaml")):
+        plane.apply(path)
     return plane
 
 
@@ -173,6 +175,45 @@ def test_every_pod_of_the_chart_is_admitted_where_pods_must_be_restricted(values
 
 def _kubectl(plane: ControlPlane) -> str:
     return str(plane.programs() / "kubectl")
+
+
+def test_the_Prometheus_operator_takes_what_the_chart_makes_for_it(
+    monitored: ControlPlane, install: Install, tmp_path: Path
+) -> None:
+    labels = {"release": "stack"}
+    install(monitoring={"enabled": True, "labels": labels})
+    everywhere = {f"{kind}NamespaceSelector": {} for kind in ("podMonitor", "serviceMonitor", "rule")}
+    chosen = {f"{kind}Selector": {"matchLabels": labels} for kind in ("podMonitor", "serviceMonitor", "rule")}
+    wanted = {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": "stack", "namespace": SYSTEM}}
+    monitored.apply([{**wanted, "spec": {"replicas": 0, **everywhere, **chosen}}])
+
+    def configuration() -> str:
+        secret = monitored.api.find("v1", "Secret", "prometheus-stack", SYSTEM) or {"data": {}}
+        packed = secret["data"].get("prometheus.yaml.gz", "")
+        text = gzip.decompress(base64.b64decode(packed)).decode() if packed else ""
+        return text if "hpo-operator-trials" in text and f"serviceMonitor/{SYSTEM}/{RELEASE}" in text else ""
+
+    kubeconfig = f"--kubeconfig={monitored.kubeconfig()}"
+    manager = Component("prometheus-operator", [program("prometheus-operator"), kubeconfig], monitored.logs)
+    manager.start()
+    try:
+        text = wait_until("the configuration of Prometheus", configuration, seconds=PATIENCE, components=[manager])
+        rules = wait_until("its rules", lambda: monitored.api.find("v1", "ConfigMap", "prometheus-stack-rulefiles-0", SYSTEM))
+    finally:
+        manager.stop()
+    (tmp_path / "prometheus.yaml").write_text(text)
+    run([program("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yaml")])
+    jobs = {job["job_name"].split("/")[2]: job for job in yaml.safe_load(text)["scrape_configs"]}
+    assert jobs.keys() == {RELEASE, f"{RELEASE}-trials"}
+    assert jobs[RELEASE]["honor_labels"] is True
+    assert jobs[f"{RELEASE}-trials"]["sample_limit"] == 2000
+    assert {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_hpo_dev_(.+)"} in jobs[f"{RELEASE}-trials"][
+        "relabel_configs"
+    ]
+    (taken,) = rules["data"].values()
+    wanted_alerts = {rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+    assert {rule["alert"] for group in yaml.safe_load(taken)["groups"] for rule in group["rules"]} == wanted_alerts
+    assert "RUNBOOKS" not in taken
 
 
 # Rights

@@ -16,6 +16,7 @@ from hpo_algorithms.gp.model import GP, Prior, fit
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
 
 FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
+AGREED = 0.5  # deviation of the logarithm of the noise from what the first model found
 NORMAL = 1e6  # degrees of freedom from which a Student distribution is a normal one
 CONDITIONED = 300  # points that the posterior is conditioned on
 
@@ -49,9 +50,9 @@ class Ensemble:
             target = member.outputs(y)
             prior = member.prior
             if models:
-                # The first says how much is noise: the others, made to expect little variation, would call it all noise.
-                noise = max(float(models[0].theta[-1]), prior.noise)
-                prior = replace(prior, noise=noise, freedom=NORMAL)
+                # The first says how much is noise: the others, made to expect little variation, would call it all noise, and try
+                # the same place again and again for the improvement that they still expect there.
+                prior = replace(prior, noise=float(models[0].theta[-1]), noise_sd=AGREED, freedom=NORMAL)
             theta = fit(F[few], target[few], owner, prior, steps)
             models.append(GP(F[many], target[many], owner, theta))
         return cls(tuple(models), ()).expecting(F[many])

@@ -23,10 +23,14 @@ def half_ranked(y: np.ndarray) -> np.ndarray:
     """Losses up to the median as they are, those above it as the Gaussian quantiles of their ranks [Song2024]."""
     y, n = _shrunk(y), len(y)
     median = np.median(y)
-    rank = np.argsort(np.argsort(y, kind="stable"), kind="stable")
     spread = np.sqrt(np.mean((y[y <= median] - median) ** 2))
+    # Equal losses share the mean of their ranks, also those that only rounding tells apart: else the model would learn noise
+    # from them, or jumps where there are none.
+    level = np.round((y - median) / max(spread, 1e-12) * 1e9)
+    _, place, count = np.unique(level, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count + 1) / 2)[place]
     quantiles = median + spread * ndtri((rank + 0.5) / n)
-    return _standardised(np.where(y <= median, y, np.maximum(quantiles, median)))
+    return _standardised(np.where(level <= 0, y, np.maximum(quantiles, median)))
 
 
 def _shrunk(y: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ def milestone(count: int) -> int:
     """The last number of results, up to `count`, at which hyperparameters are fitted.
 
     >>> [milestone(n) for n in (5, 8, 11, 12, 100, 105, 106)]
-    [5, 8, 8, 12, 98, 98, 98]
+    [5, 8, 8, 12, 97, 97, 106]
     """
     last = 8
     while (following := last + max(4, last // GROWTH)) <= count:

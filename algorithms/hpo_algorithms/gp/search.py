@@ -53,7 +53,7 @@ def maximum(
     X, value = C[top], scores[top]
     found, found_scores = [C], [scores]
     for round_ in range(effort.rounds):
-        step = 0.15 * 0.55**round_
+        step = 0.15 * 0.4**round_
         U = _moved(columns, rng, np.repeat(X, effort.tries, axis=0), step)
         C = snap(U if box is None else _within(U, box))
         scores = score(C)

@@ -48,13 +48,11 @@ class DriftingGP:
         """The standard deviation of what is expected, without noise."""
         k = _kernel(self.theta, X, np.full(len(X), t), self._X, self._t)
         half = solve_triangular(self._factor[0], k.T, lower=True)
-        return np.sqrt(np.maximum(1.0 - np.square(half).sum(axis=0), 1e-12))
+        return np.asarray(np.sqrt(np.maximum(1.0 - np.square(half).sum(axis=0), 1e-12)))
 
     def with_running(self, X: np.ndarray, t: np.ndarray) -> DriftingGP:
         """The same process as if results were known at more points. Only its `deviation` means anything: it asks for no targets."""
-        return DriftingGP(
-            np.concatenate([self._X, X]), np.append(self._t, t), np.append(self._y, np.zeros(len(X))), self.theta
-        )
+        return DriftingGP(np.concatenate([self._X, X]), np.append(self._t, t), np.append(self._y, np.zeros(len(X))), self.theta)
 
 
 def _kernel(theta: np.ndarray, X: np.ndarray, t: np.ndarray, Z: np.ndarray, s: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a member does next: as one of the first with a configuration of its own, or from a donor; `copied` if that is another."""
+    """What a member does next: begin with a configuration of its own, or go on from a donor; `copied` if that is another one."""
 
     generation: int
     member: int
@@ -78,7 +78,7 @@ def faults(problem: Problem, rules: Rules) -> list[Fault]:
 
 
 def ends(problem: Problem, interval: int | None) -> tuple[int, ...]:
-    """The budget at which each generation ends: the first at min, the others `interval` further (as far as that), the last at max."""
+    """The budget at which each generation ends: the first at min, the others `interval` (or min) further, the last at max."""
     low, high = problem.min_budget, problem.max_budget
     assert low is not None and high is not None
     return (*range(low, high, interval or low), high)
@@ -219,9 +219,7 @@ def donors(problem: Problem, history: History, rules: Rules) -> frozenset[int]:
     return Population(problem, history, rules).donors()
 
 
-def _first_ones(
-    problem: Problem, history: History, numbers: Sequence[int], steps: Sequence[Step]
-) -> list[tuple[Params, Origin]]:
+def _first_ones(problem: Problem, history: History, numbers: Sequence[int], steps: Sequence[Step]) -> list[tuple[Params, Origin]]:
     """Configurations to begin with: those that the user gave, then points spread evenly over the space, none twice if possible."""
     given = untried(problem, history)[: len(numbers)]
     members = dict(zip(numbers, [step.member for step in steps if step.donor is None], strict=True))

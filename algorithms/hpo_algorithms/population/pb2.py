@@ -9,7 +9,6 @@ NeurIPS 2021.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,8 +39,8 @@ class PB2:
 
     1. The first members are those that the user gave, and others spread evenly over the space.
     2. At the end of a generation the worst `truncation` of the members become copies of the best, and so do lost ones.
-    3. Each ended Trial says by how much a unit of budget lowered the loss, at that time, from that loss, with those hyperparameters. A
-       Gaussian process learns that; what happened long ago counts less.
+    3. Each ended Trial says by how much a unit of budget lowered the loss, at that time, from that loss, with those
+       hyperparameters. A Gaussian process learns that; what happened long ago counts less.
     4. A copy gets the hyperparameters of the highest m + k s, where m is the mean and s the standard deviation, as if those that
        run had their results already; so members that are changed together are changed differently.
     5. Names are chosen before, by Thompson sampling on what each has earned, in which old earnings are forgotten [Raj2017].
@@ -51,7 +50,7 @@ class PB2:
     `asynchronous` each member goes on as soon as it has ended, and is compared with those that have come as far by then.
 
     Each generation is a Trial a member. budget.min is the length of the first generation, `interval` that of the others, and
-    the last ends at budget.max. Four to eight members are enough; `pbt` is as good from about twenty on, and takes no time to think.
+    the last ends at budget.max. Four to eight members are enough.
     """
 
     population: int = setting(8, "Members; each trains to budget.max.", minimum=2, maximum=1000)
@@ -106,7 +105,8 @@ class _Model:
         self._t = np.array([_time(trial) for trial, _ in ended])
         befores = np.array([donor.loss for _, donor in ended])
         finite = befores[np.isfinite(befores)]
-        self._low, self._span = (finite.min(), max(float(np.ptp(finite)), 1e-12)) if len(finite) else (0.0, 1.0)
+        self._low = float(finite.min()) if len(finite) else 0.0
+        self._span = max(float(finite.max()) - self._low, 1e-12) if len(finite) else 1.0
         self._U = encoded(self._space, [trial.params for trial, _ in ended])
         self._X = self._points(self._U, befores)
         self._gp = DriftingGP(self._X, self._t, self._y) if np.isfinite(gains).sum() >= LEAST else None

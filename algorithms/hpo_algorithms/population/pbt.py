@@ -25,9 +25,9 @@ class PBT:
     """Trains a population in generations, and finds a schedule of hyperparameters rather than one set of them.
 
     1. The first members are those that the user gave, and others spread evenly over the space.
-    2. At the end of a generation a member of the worst `truncation` becomes a copy of one of the best `truncation`, drawn at random;
-       or in exploit `tournament` a member meets another drawn at random, and becomes its copy if that one is better. A member
-       that failed, or whose checkpoint is lost, always becomes the copy of a good one.
+    2. At the end of a generation a member of the worst `truncation` becomes a copy of one of the best `truncation`, drawn at
+       random; or in exploit `tournament` a member meets another drawn at random, and becomes its copy if that one is better. A
+       member that failed, or whose checkpoint is lost, always becomes the copy of a good one.
     3. Whoever has become a copy changes the winner's hyperparameters: each is drawn anew with probability `resample`, else a number
        grows or shrinks by a share of itself, `perturbation`, an ordinal goes to a neighbour, and a name stays.
     4. All others go on with what they have.
@@ -36,7 +36,7 @@ class PBT:
     `asynchronous` each member goes on as soon as it has ended, and is compared with those that have come as far by then.
 
     Each generation is a Trial a member. budget.min is the length of the first generation, `interval` that of the others, and
-    the last ends at budget.max. With less than about ten members, `pb2` finds as good a schedule.
+    the last ends at budget.max. With eight members or fewer `pb2` finds better schedules.
     """
 
     population: int = setting(10, "Members; each trains to budget.max.", minimum=2, maximum=1000)
@@ -44,11 +44,16 @@ class PBT:
         None, "Length of a generation in units of the budget; budget.min where not given.", minimum=1, maximum=1_000_000
     )
     exploit: str = setting(
-        "truncation", "Who becomes a copy of whom: the worst of the best, or each loser of a duel.", choices=("truncation", "tournament")
+        "truncation",
+        "Who becomes a copy of whom: the worst of the best, or each loser of a duel.",
+        choices=("truncation", "tournament"),
     )
     truncation: float = setting(0.2, "Share of the members that are worst, and that are best.", minimum=0.01, maximum=0.5)
     perturbation: float = setting(
-        0.2, "Share by which a number grows or shrinks; on a linear scale at most this share of the range.", minimum=0.01, maximum=0.9
+        0.2,
+        "Share by which a number grows or shrinks; on a linear scale at most this share of the range.",
+        minimum=0.01,
+        maximum=0.9,
     )
     resample: float = setting(0.25, "Probability that a parameter of a copy is drawn anew.", minimum=0, maximum=1)
     mode: str = setting(

@@ -118,10 +118,12 @@ class Executor:
 
     async def _create_trial(self, state: StudyState, trial: Trial) -> None:
         assert state.study is not None and state.ledger is not None
+        number = trial.spec.number
+        state.own.add(number)  # the watch may tell of it before its creation is answered
         try:
             stored = await self._client.create(TRIALS, state.namespace, trial_manifest(state.study, trial))
-            state.own.add(trial.spec.number)
         except RequestFailed as failure:
+            state.own.discard(number)
             if failure.status != 409:
                 raise
             found = await self._client.get(TRIALS, state.namespace, trial.metadata.name)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -31,6 +32,7 @@ from hpo_operator.cluster.watch import Watch
 
 log = logging.getLogger("hpo_operator")
 
+IDENTITY: Any = "hpo-operator"  # kopf would ask for the name of the user, and in a container a user may have none
 CONNECTIONS = 64  # to the API server at the same time
 
 
@@ -60,6 +62,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             registry=handlers,
             settings=informer.settings(),
             standalone=True,
+            identity=IDENTITY,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
             stop_flag=stop,

@@ -48,9 +48,9 @@ class Method:
 
 
 def methods(algorithms: Iterable[str] | None = None) -> list[Method]:
-    """Each algorithm of the registry under each schedule that it can be combined with."""
+    """Each algorithm of the registry under each schedule that it can be combined with; `replay` searches nothing."""
     found = []
-    for name in ALGORITHMS if algorithms is None else algorithms:
+    for name in [each for each in ALGORITHMS if each != "replay"] if algorithms is None else algorithms:
         combined = isinstance(load(ALGORITHMS[name])(), Sampler)
         found += [Method(name, schedule) for schedule in (SCHEDULES if combined else [None])]
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.gp import acquisition
-from hpo_algorithms.gp.ensemble import thinned
+from hpo_algorithms.gp.ensemble import Ensemble, thinned
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP, Prior, _Posterior, fit
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
@@ -102,6 +102,32 @@ def test_outputs_keep_the_order_of_the_good_and_tame_the_bad():
         assert transformed.max() < 4
     assert not winsorised(np.ones(5)).any()
     assert not half_ranked(np.ones(5)).any()
+
+
+def test_equal_losses_are_equal_targets_even_where_rounding_tells_them_apart():
+    y = np.array([1.0, 2.0, 3.0, 4.0, 4.0 + 1e-15, 4.0, 9.0])
+    assert np.ptp(half_ranked(y)[3:6]) < 1e-12
+    assert half_ranked(y)[6] > half_ranked(y)[3]
+
+
+def test_no_model_takes_for_noise_what_another_explains():
+    """Else its improvement over what it takes for bad luck draws proposals to the same place for ever."""
+    rng = np.random.default_rng(7)
+    F = rng.random((40, 2))
+    y = (15 * F[:, 1] - 0.13 * (15 * F[:, 0] - 5) ** 2 + 1.6 * (15 * F[:, 0] - 5) - 6) ** 2 + 10 * np.cos(
+        15 * F[:, 0] - 5
+    )  # Branin
+    first, *others = Ensemble.of(F, y, np.arange(2)).models
+    for other in others:
+        assert abs(math.log(other.noise / first.noise)) < 3
+
+
+def test_a_prediction_does_not_depend_on_how_many_are_asked_for():
+    rng = np.random.default_rng(8)
+    model = GP(rng.random((150, 3)), rng.normal(size=150), np.arange(3), np.array([0.0, 0.2, 0.4, 0.0, -5.0]))
+    G = rng.random((500, 3))
+    np.testing.assert_allclose(model.predict(G)[1][333:334], model.predict(G[333:334])[1], rtol=1e-9)
+    np.testing.assert_allclose(model.predict(G)[0][333:334], model.predict(G[333:334])[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("z", [3.0, 0.0, -1.0, -1.0001, -8.0, -30.0, -500.0, -2000.0])

@@ -324,15 +324,24 @@ def test_every_lineage_leads_back_to_a_trial_of_the_first_generation_step_by_ste
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (Problem(LINE), "algorithm.pbt: needs a budget, for its members train in generations. Add budget: {min: 5, max: 100, unit: "
-                        "epochs}, a generation and the whole."),
-        (Problem(LINE, 1, 9, 9), "algorithm.pbt: has a single generation, since budget.min (9) is not below budget.max (9). Lower "
-                                 "budget.min to the length of a generation."),
-        (Problem(LINE, 2, 1, 9), "algorithm.pbt: ranks its members by one objective, and there are 2. Keep one objective and make the "
-                                 "others constraints."),
+        (
+            Problem(LINE),
+            "algorithm.pbt: needs a budget, for its members train in generations. "
+            "Add budget: {min: 5, max: 100, unit: epochs}, a generation and the whole.",
+        ),
+        (
+            Problem(LINE, 1, 9, 9),
+            "algorithm.pbt: has a single generation, since budget.min (9) is not below budget.max (9). "
+            "Lower budget.min to the length of a generation.",
+        ),
+        (
+            Problem(LINE, 2, 1, 9),
+            "algorithm.pbt: ranks its members by one objective, and there are 2. "
+            "Keep one objective and make the others constraints.",
+        ),
     ],
     ids=["no budget", "one generation", "two objectives"],
-)  # fmt: skip
+)
 def test_what_a_population_cannot_work_with_is_refused_with_the_reason(problem: Problem, message: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         build(problem, {"pbt": {}})

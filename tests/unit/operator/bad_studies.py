@@ -327,6 +327,8 @@ CONDITIONS = [
     ),
 ]
 
+STORE = {"volumeClaim": {"name": "weights"}}
+
 METHODS = [
     BadStudy("with an unknown algorithm", put("spec.algorithm", {"tpee": {}}), "spec.algorithm.tpee"),
     BadStudy("with two algorithms", put("spec.algorithm", {"tpe": {}, "random": {}}), "spec.algorithm"),
@@ -355,6 +357,28 @@ METHODS = [
         "under a schedule that ranks by one objective, with two",
         both(put("spec.objectives", [{"metric": "loss"}, {"metric": "ms"}]), put("spec.schedule", {"asha": {}})),
         "spec.schedule.asha",
+    ),
+    BadStudy("with a population and no store of checkpoints", put("spec.algorithm", {"pbt": {}}), "spec.algorithm.pbt"),
+    BadStudy(
+        "with a population and no budget",
+        both(drop("spec.budget"), put("spec.algorithm", {"pb2": {}}), put("spec.checkpoints", STORE)),
+        "spec.algorithm.pb2",
+    ),
+    BadStudy(
+        "with a population of a single generation",
+        both(put("spec.budget", {"min": 9, "max": 9}), put("spec.algorithm", {"pbt": {}}), put("spec.checkpoints", STORE)),
+        "spec.algorithm.pbt",
+    ),
+    BadStudy(
+        "with a population under a schedule",
+        both(put("spec.schedule", {"asha": {}}), put("spec.algorithm", {"pbt": {}}), put("spec.checkpoints", STORE)),
+        "spec.schedule.asha",
+    ),
+    BadStudy(
+        "with a replay of nothing",
+        both(put("spec.algorithm", {"replay": {}}), put("spec.checkpoints", STORE)),
+        "spec.algorithm.replay",
+        server=False,
     ),
     BadStudy("with a budget of min above max", put("spec.budget", {"min": 9, "max": 3}), "spec.budget.min"),
     BadStudy("with a budget of 0", put("spec.budget", {"min": 0, "max": 3}), "spec.budget.min"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpo_algorithms import InvalidInput, Problem, Space, build
-from hpo_algorithms.registry import ALGORITHMS, SCHEDULES, load
+from hpo_algorithms.registry import ALGORITHMS, CONTINUING, SCHEDULES, load
 from hpo_algorithms.settings import Setting, settings_of
 from hpo_operator.manifests import read_file, study_document
 
@@ -138,7 +138,12 @@ def _methods() -> Iterator[tuple[str, Manifest]]:
     for union, registry in (("algorithm", ALGORITHMS), ("schedule", SCHEDULES)):
         for name, reference in registry.items():
             for how, settings in (("", {}), (" in full", _in_full(load(reference)))):
-                yield f"{union} {name}{how}", _suited({union: {name: settings}, "budget": {"min": 1, "max": 81}})
+                fields: Manifest = {union: {name: settings}, "budget": {"min": 1, "max": 81}}
+                if name in CONTINUING:
+                    fields["checkpoints"] = {"volumeClaim": {"name": "weights"}}
+                if name == "replay":
+                    fields["warmStart"] = {"configurations": [_given("0.01", "sgd")] * 81}
+                yield f"{union} {name}{how}", _suited(fields)
 
 
 def _in_full(cls: type) -> dict[str, Any]:

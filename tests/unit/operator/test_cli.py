@@ -22,6 +22,9 @@ KINDS = [
 ]
 
 
+ESCAPES = r"\x1b\[[0-9;?]*[a-zA-Z]"
+
+
 @pytest.fixture
 def laptop(tmp_path, monkeypatch):
     without_a_worker(monkeypatch)
@@ -206,13 +209,13 @@ def test_on_a_terminal_the_run_is_a_live_picture(laptop):
                 shown += os.read(ours, 1 << 16).decode(errors="replace")
             except OSError:  # its other end was closed
                 break
-            if "2/7" in shown:
+            if "2/7" in shown and "2 running" in re.sub(ESCAPES, "", shown):
                 (laptop.folder / "seen").touch()
         assert process.wait(60) == 0
     finally:
         process.kill()
         os.close(ours)
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    plain = re.sub(ESCAPES, "", shown)
     assert re.search(r"tiny  0/2 Trials · 2 running", plain)
     assert re.search(r"Trial +Time +Step +loss +Parameters", plain)
     assert re.search(r"0 +[\d.]+s +2/7 +0\.125 +x=", plain)

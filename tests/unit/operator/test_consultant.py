@@ -459,3 +459,24 @@ def test_what_the_worker_knows_after_any_changes_is_what_the_ledger_knows(tmp_pa
                     ledger.put(ends[event](trial).build())
         finally:
             study.consultant.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "2147483648\n"}, 1 << 30),
+        ({"memory/memory.limit_in_bytes": "2147483648\n"}, 1 << 30),
+        ({"memory.max": "1048576\n"}, 1 << 19),
+    ],
+)
+def test_a_worker_may_have_half_of_what_its_container_may(files, limit, tmp_path):
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert module._memory(tmp_path) == limit
+
+
+def test_without_a_limit_a_worker_may_have_half_of_the_machine(tmp_path):
+    whole = module._memory(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert module._memory(tmp_path) == whole > 0

@@ -65,7 +65,7 @@ def test_generating_twice_writes_nothing_the_second_time(tmp_path: Path, capsys:
 
 def test_the_files_are_yaml_without_anchors() -> None:
     for path, text in crds.files().items():
-        if path.endswith(".yaml"):
+        if path.startswith("crds/"):  # the chart's are templates
             assert yaml.safe_load(text)["kind"] == "CustomResourceDefinition"
             assert "&id" not in text
 

@@ -287,7 +287,8 @@ def test_a_study_whose_every_trial_is_infeasible_ends_without_a_result() -> None
 
 
 def test_a_hyperband_run_trains_on_what_is_good_and_ends_by_itself() -> None:
-    world = World(a_study().by("random", "hyperband", iterations=1).budget(1, 9).parallelism(4), seed=3).run()
+    study = a_study().by("random", "hyperband", iterations=1).budget(1, 9).parallelism(4).keeping_checkpoints()
+    world = World(study, seed=3).run()
     assert world.reason() == c.SCHEDULE_FINISHED
     budgets = [trial.spec.budget for trial in world.ever.values()]
     assert (budgets.count(1), budgets.count(3), budgets.count(9)) == (9, 3 + 5, 1 + 1 + 3)

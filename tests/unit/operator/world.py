@@ -427,9 +427,6 @@ class World:
         assert status != trial.status, "writes what stands there"
         self.writes[number] += 1
         ended = trial.model_copy(update={"status": status})
-        if not self.keeps and is_terminal(ended) and c.reason(status.conditions, c.SUCCEEDED) == c.COMPLETED:
-            kept = CheckpointRecord(step=STEPS, digest="d", path=f"{number}", state="Kept")
-            ended = ended.model_copy(update={"status": status.model_copy(update={"checkpoint": kept})})
         self.trials[number] = self.ever[number] = ended
         op.ledger.put(ended)
         return True
