@@ -94,6 +94,25 @@ def test_killed_at_any_act_the_population_comes_to_the_same_end(tmp_path, laptop
     assert donors[0] == donors[1]
 
 
+TAMPERING = """
+import os, pathlib, shutil
+folder = os.environ.get("HPO_RESTORE_DIR")
+if folder and not os.path.exists("tampered"):
+    open("tampered", "w").close()
+    shutil.rmtree(pathlib.Path(folder).parent)
+"""
+
+
+def test_a_donor_deleted_by_hand_frees_the_slot_and_another_one_gives_its_weights(laptop):
+    trials = run(laptop, TAMPERING + TRAINING, parallelism=1)
+    (freed,) = [t for t in trials.values() if c.reason(t.status.conditions, c.SUCCEEDED) == c.DONOR_UNAVAILABLE]
+    assert laptop.ended() == c.SCHEDULE_FINISHED
+    (again,) = [t for t in trials.values() if t.spec.slot == freed.spec.slot and t is not freed]
+    assert again.spec.restore_from.number != freed.spec.restore_from.number
+    assert all(step > 0 for number, step, *_ in began(laptop) if trials[number].spec.slot.generation > 0), "none from nothing"
+    assert len(trials) == 4 * 3 + 1
+
+
 def test_a_member_that_fails_every_generation_is_replaced_by_a_copy_of_a_good_one_every_time(laptop):
     program = "import os\nif os.environ['HPO_TRIAL_NUMBER'] in ('3', '7'): raise SystemExit(1)\n" + TRAINING
     trials = run(laptop, program, parallelism=1)
