@@ -140,8 +140,9 @@ def test_a_wrong_value_is_refused_by_its_name_before_anything_is_made(mistake: s
 @pytest.fixture(scope="module")
 def monitored(plane: ControlPlane) -> ControlPlane:
     """The control plane knows the kinds of the Prometheus operator."""
-    for path in sorted((sources("prometheus-operator") / "example" / "prometheus-operator-crd").glob("*.yaml")):
-        plane.apply(path)
+    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
+    plane.kubectl("apply", "--server-side", "--filename", str(folder))  # PyYAML cannot read all of them
+    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
     return plane
 
 
@@ -193,8 +194,8 @@ def test_the_Prometheus_operator_takes_what_the_chart_makes_for_it(
         text = gzip.decompress(base64.b64decode(packed)).decode() if packed else ""
         return text if "hpo-operator-trials" in text and f"serviceMonitor/{SYSTEM}/{RELEASE}" in text else ""
 
-    kubeconfig = f"--kubeconfig={monitored.kubeconfig()}"
-    manager = Component("prometheus-operator", [program("prometheus-operator"), kubeconfig], monitored.logs)
+    environment = {"KUBECONFIG": str(monitored.kubeconfig())}
+    manager = Component("prometheus-operator", [program("prometheus-operator")], monitored.logs, environment)
     manager.start()
     try:
         text = wait_until("the configuration of Prometheus", configuration, seconds=PATIENCE, components=[manager])
