@@ -39,7 +39,7 @@ CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that i
 ALGORITHM_RETRY_SECONDS = 5.0
 FIRST_REFUSAL_SECONDS, LAST_REFUSAL_SECONDS = 0.5, 60.0  # between creations that are refused
 PRIME_SECONDS = 10.0  # for first looks at the start; then the watches begin, whatever is still to be looked at
-REST = 1.0  # after a look, as a share of its time: what comes in meanwhile is looked at together
+REST, LONGEST_REST = 4.0, 0.05  # after a look, in units of its time and in seconds: what comes in meanwhile is looked at together
 
 
 class Controller:
@@ -96,7 +96,7 @@ class Controller:
                     self.queue.forgive(uid)
                 spent = time.monotonic() - since
                 self._durations.reconcile.observe(spent)
-                self.queue.done(uid, REST * spent)
+                self.queue.done(uid, min(REST * spent, LONGEST_REST))
 
     async def _look(self, state: StudyState) -> None:
         """Plan, and begin what is decided."""

@@ -1,7 +1,7 @@
-"""kopf as the informer of Studies and Trials: it lists and watches, each event updates the store and names the Study to look at.
+"""kopf as the informer of Studies: it lists and watches, each event updates the store and names the Study to look at.
 
-kopf neither writes nor decides anything here: no stateful handlers, no timers, no finalizers, no peering. What Trials run, of which
-there are many more events, `watch` tells.
+kopf neither writes nor decides anything here: no stateful handlers, no timers, no finalizers, no peering. Of Trials, and of what
+they run, there are many more events: these `watch` tells.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 import aiohttp
 import kopf
 
-from hpo_operator.cluster.client import STUDIES, TRIALS, Kind
+from hpo_operator.cluster.client import STUDIES
 from hpo_operator.cluster.store import Store
-from hpo_operator.cluster.watch import Take
 
 SERVER_SECONDS = 240  # a watch ends and begins anew, before load balancers cut it off without a word
 INACTIVE_SECONDS = 70  # bookmarks come each minute: a watch that is silent for longer is dead, and kopf makes a new one
@@ -40,13 +39,12 @@ class Watches:
 
 
 def registry(store: Store, watches: Watches, wake: Callable[[str], None]) -> kopf.OperatorRegistry:
-    """The handlers, one a kind. `wake` is called with the uid of each Study that has news."""
+    """The handler of Studies. `wake` is called with the uid of each one that has news."""
     found = kopf.OperatorRegistry()
     kopf.on.login(registry=found)(_login(watches))
-    watched: list[tuple[Kind, Take]] = [(STUDIES, store.study), (TRIALS, store.trial)]
-    for kind, take in watched:
-        watches.hear(kind.plural)
-        kopf.on.event(*_selector(kind), id=f"watch-{kind.plural}", registry=found)(_handler(kind, take, watches, wake))
+    watches.hear(STUDIES.plural)
+    group, _, version = STUDIES.api_version.rpartition("/")
+    kopf.on.event(group, version, STUDIES.plural, id="watch-studies", registry=found)(_handler(store, watches, wake))
     return found
 
 
@@ -73,17 +71,10 @@ def in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not os.environ.get("KUBECONFIG")
 
 
-def _selector(kind: Kind) -> tuple[str, str, str]:
-    group, _, version = kind.api_version.rpartition("/")
-    return group, version, kind.plural
-
-
-def _handler(kind: Kind, take: Take, watches: Watches, wake: Callable[[str], None]) -> Any:
+def _handler(store: Store, watches: Watches, wake: Callable[[str], None]) -> Any:
     async def handler(type: str | None, body: kopf.Body, **_: Any) -> None:
-        watches.hear(kind.plural)
-        uid = take(type, dict(body))
-        if uid is not None:
-            wake(uid)
+        watches.hear(STUDIES.plural)
+        wake(store.study(type, dict(body)))
 
     return handler
 

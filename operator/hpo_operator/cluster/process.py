@@ -17,7 +17,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from hpo_operator.cluster import informer, telemetry
-from hpo_operator.cluster.client import PODS, Client, RequestFailed
+from hpo_operator.cluster.client import PODS, TRIALS, Client, RequestFailed
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
@@ -74,11 +74,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 await controller.prime(settings.namespaces)
             except RequestFailed as failure:
                 log.warning("%s; the watches will tell", failure)
-            for kind, take in [(PODS, store.pod), *((kind, store.workload) for kind in served)]:
+            workloads = [(kind, store.workload, STUDY_UID_LABEL) for kind in served]
+            for kind, take, label in [(TRIALS, store.trial, ""), (PODS, store.pod, STUDY_UID_LABEL), *workloads]:
                 hear = partial(watches.hear, kind.plural)
                 hear()
                 for namespace in settings.namespaces or (None,):
-                    watch = Watch(client, kind, namespace, STUDY_UID_LABEL, take, controller.queue.add, hear, controller.compare)
+                    watch = Watch(client, kind, namespace, label, take, controller.queue.add, hear, controller.compare)
                     working.append(group.create_task(watch.run(informer.SERVER_SECONDS, informer.INACTIVE_SECONDS)))
             await watching
             for task in working:

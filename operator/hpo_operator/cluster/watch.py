@@ -1,11 +1,11 @@
-"""Watching what Trials run: workloads and pods, of which there are ten events a Trial and more.
+"""Watching Trials and what they run, workloads and pods, of which there are a dozen events a Trial and more.
 
 A list, then what changes after it. A watch that ends, or is cut, goes on from the last version that it has heard of. Only where the
 API server does not remember that any more (410) is everything listed again; what was deleted in between is then not told of, and
 the caller learns that there is a gap.
 
-Studies and Trials, which are few and change twice, come through kopf. Its machinery for handlers, which are not needed here, costs
-half a millisecond of CPU an event: for these that was a third of all that the operator used.
+Studies, which are few, come through kopf. Its machinery for handlers, which are not needed here, costs half a millisecond of CPU an
+event: for these that was more than a third of all that the operator used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Take = Callable[[str | None, Object], str | None]
 
 
 class Watch:
-    """One kind of object, in one namespace or in all, by a label.
+    """One kind of object, in one namespace or in all, by a label unless that is empty.
 
     Args:
         take: is told of each object, with None as it was listed, with ADDED, MODIFIED or DELETED as it changed; gives the uid of
