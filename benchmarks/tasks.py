@@ -119,7 +119,7 @@ def _stored(description: dict[str, Any], data: Path) -> Task:
     make = {"onnx": _onnx, "table": _table, "curves": _curves}[description["kind"]]
     loss = make(description, data / description["file"])
     name, spec, best, median = description["name"], _spec(description["space"]), description["best"], description["median"]
-    fidelity = description["fidelity"]
+    fidelity = description.get("fidelity")
     if not fidelity or fidelity["type"] != "int":
         return Task(name, spec, loss, best, median)
     budgets = int(fidelity["lo"]), int(fidelity["hi"])
