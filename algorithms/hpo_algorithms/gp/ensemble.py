@@ -1,7 +1,8 @@
-"""Two unlike Gaussian processes on the same Trials, and their opinion taken together.
+"""Three unlike Gaussian processes on the same Trials, and their opinion taken together.
 
-One looks at winsorised losses and expects short length scales, the other at half-ranked ones and expects long ones. Where one is
-misled, by an outlier or by a function rougher than it expects, the other mostly is not.
+The first looks at winsorised losses and expects short length scales, the second at half-ranked ones and expects long ones. Where
+one is misled, by an outlier or by a function rougher than it expects, the other mostly is not. The third takes the losses as they
+are and expects next to nothing: where a function is smooth, the others bend what they see, and it finds the last digits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hpo_algorithms.gp.model import GP, Prior, fit
-from hpo_algorithms.gp.outputs import half_ranked, winsorised
+from hpo_algorithms.gp.outputs import half_ranked, standardised, winsorised
 
 FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
 AGREED = 0.5  # deviation of the logarithm of the noise from what the first model found
@@ -29,7 +30,11 @@ class Member:
     prior: Prior
 
 
-MEMBERS = (Member(winsorised, Prior(scale=0.0)), Member(half_ranked, Prior(scale=math.sqrt(2))))
+MEMBERS = (
+    Member(winsorised, Prior(scale=0.0)),
+    Member(half_ranked, Prior(scale=math.sqrt(2))),
+    Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3))),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,9 @@ class Ensemble:
                 # The first says how much is noise: the others, made to expect little variation, would call it all noise, and try
                 # the same place again and again for the improvement that they still expect there.
                 prior = replace(prior, noise=float(models[0].theta[-1]), noise_sd=AGREED, freedom=NORMAL)
-            theta = fit(F[few], target[few], owner, prior, steps)
+            # The third begins where the second has ended, which is not far, and so takes half as long.
+            start, share = (models[1].theta, 2) if len(models) > 1 else (None, 1)
+            theta = fit(F[few], target[few], owner, prior, steps // share, start)
             models.append(GP(F[many], target[many], owner, theta))
         return cls(tuple(models), ()).expecting(F[many])
 
@@ -81,6 +88,18 @@ class Ensemble:
     def doubting(self, shrink: float) -> Ensemble:
         """With all length scales multiplied: what is far from any Trial is less known than the likelihood would have it."""
         return self if shrink == 1 else Ensemble(tuple(model.rescaled(shrink) for model in self.models), self.bests)
+
+    @property
+    def surest(self) -> GP:
+        """The model that says best from the other points what each of the good half of them is.
+
+        Up to the median all see the losses as they are, but for units.
+        """
+        errors = []
+        for model in self.models:
+            good = model.y <= np.median(model.y)
+            errors.append(float(np.mean((model.y - model.left_out())[good] ** 2) / max(float(np.var(model.y[good])), 1e-12)))
+        return self.models[int(np.argmin(errors))]
 
     @property
     def insight(self) -> float:

@@ -103,15 +103,20 @@ class GP:
         return GP(both, np.concatenate([self.y, y]), self._owner, self.theta)
 
 
-def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int) -> np.ndarray:
-    """The hyperparameters of highest posterior density, by L-BFGS with analytic gradients from the prior's mean."""
+def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int, start: np.ndarray | None = None) -> np.ndarray:
+    """The hyperparameters of highest posterior density, by L-BFGS with analytic gradients from `start`, or the prior's mean."""
     d = int(owner.max()) + 1
     mean, deviation = prior.means(d), prior.deviations(d)
     objective = _Posterior(F, y, owner, prior)
     low, high = mean - 4 * deviation, mean + 4 * deviation
     low[-1], high[-1] = FLOOR, 0.0
     found = minimize(
-        objective, mean, jac=True, method="L-BFGS-B", bounds=np.column_stack([low, high]), options={"maxiter": steps, "ftol": 1e-5}
+        objective,
+        mean if start is None else np.clip(start, low, high),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=np.column_stack([low, high]),
+        options={"maxiter": steps, "ftol": 1e-5},
     )
     return np.asarray(found.x)
 

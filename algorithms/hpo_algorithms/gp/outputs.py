@@ -12,6 +12,11 @@ import numpy as np
 from scipy.special import ndtri
 
 
+def standardised(y: np.ndarray) -> np.ndarray:
+    """Losses as they are."""
+    return _standardised(_shrunk(y))
+
+
 def winsorised(y: np.ndarray) -> np.ndarray:
     """Losses above the upper fence of a box plot (third quartile + 1.5 interquartile ranges) moved down to it."""
     y = _shrunk(y)

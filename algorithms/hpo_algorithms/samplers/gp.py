@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,24 +28,28 @@ if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which o
 
 ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy")
 # After a stagnation one of these is drawn for each proposal: length scales multiplied by the first, so that what lies between the
-# Trials is doubted, and an improvement asked for by the second, in standard deviations of the targets.
-DOUBTS = ((1.0, 0.0), (1.0, 0.1), (1.0, 0.3), (0.5, 0.0))
+# Trials is doubted, and an improvement asked for by the second, in standard deviations of the targets. None is not to doubt at all,
+# and to go where the surest model has its minimum.
+DOUBTS = (None, (1.0, 0.1), (1.0, 0.3), (0.5, 0.0))
 PATIENCE, PROGRESS = 10, 0.01  # results within which the best must improve by this share of its distance from the median
+NO_DOUBT = (1.0, 0.0)
+FINE = 12  # rounds of local search for the last digits: its last steps are a hundred-thousandth of a range
 INCUMBENTS = 10  # best Trials around which the search looks closer
 RANKED_AT_ONCE = 8  # proposals kept from one search, for finite spaces whose first choice is taken
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianProcess:
-    """Proposes where two Gaussian processes together expect the largest improvement.
+    """Proposes where three Gaussian processes together expect the largest improvement.
 
     1. The first `startupTrials` are spread evenly over the space by a low-discrepancy sequence.
-    2. Two models are fitted to all Trials (`hpo_algorithms.gp`): Matern-5/2, one length scale a parameter, the most likely
+    2. Three models are fitted to all Trials (`hpo_algorithms.gp`): Matern-5/2, one length scale a parameter, the most likely
        hyperparameters. Failed and infeasible Trials count as the worst known; active ones as if they had brought what is expected.
-    3. The acquisition is the mean over both models; it is maximised over candidates all over the space and around the best
+    3. The acquisition is the mean over the models; it is maximised over candidates all over the space and around the best
        Trials, then by local search.
     4. When the last ten Trials have brought next to nothing, larger improvements are asked for, or the models believed less, in
-       three proposals of four: a small gain that is sure must not outbid a large one that is not for ever.
+       three proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The fourth goes where
+       the model that knows the good Trials best has its minimum, for the last digits.
     5. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
        a trust region.
 
@@ -97,10 +101,17 @@ class GaussianProcess:
         ensemble = surrogate.ensemble.pending(surrogate.features(active))
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
+        effort = Effort(rounds=0, uniform=600, near=400) if self.acquisition == "thompson" else Effort()
+        doubt: tuple[float, float] | None = NO_DOUBT
         if stagnating(surrogate.losses):
-            shrink, demand = DOUBTS[int(rng.integers(len(DOUBTS)))]
-            ensemble = ensemble.doubting(shrink).demanding(demand)
-        value = self._acquisition(ensemble, surrogate, rng)
+            doubt = DOUBTS[int(rng.integers(len(DOUBTS)))]
+        if doubt is None and len(active):
+            doubt = NO_DOUBT  # the expected improvement keeps away from what is under way; the minimum is where it is
+        if doubt is None:
+            surest, effort = ensemble.surest, replace(effort, rounds=FINE)
+            value: Score = lambda F: -surest.predict(F)[0]  # noqa: E731
+        else:
+            value = self._acquisition(ensemble.doubting(doubt[0]).demanding(doubt[1]), surrogate, rng)
 
         def score(C: np.ndarray) -> np.ndarray:
             values = value(surrogate.features(C))
@@ -109,7 +120,6 @@ class GaussianProcess:
 
         scales = np.exp(np.mean([model.theta for model in ensemble.models], axis=0))[: len(problem.space)]
         box = region(surrogate.losses, best[0], scales)
-        effort = Effort(rounds=0, uniform=600, near=400) if self.acquisition == "thompson" else Effort()
         return maximum(problem.space, score, best, rng, effort, box)[:RANKED_AT_ONCE]
 
     def _acquisition(self, ensemble: Ensemble, surrogate: Surrogate, rng: np.random.Generator) -> Score:

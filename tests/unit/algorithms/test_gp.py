@@ -198,6 +198,21 @@ def test_a_doubted_model_knows_less_of_what_lies_between_the_points_and_as_much_
     np.testing.assert_allclose(model.rescaled(0.5).predict(F)[0], model.y, atol=0.05)
 
 
+def test_the_surest_model_is_the_one_that_says_best_what_the_good_points_are():
+    F = np.linspace(0, 1, 12)[:, None]
+    smooth, blind = (GP(F, np.sin(4 * F[:, 0]), np.zeros(1, int), np.array([scale, 0.0, -9.0])) for scale in (-0.7, -6.0))
+    assert Ensemble((blind, smooth), (0.0, 0.0)).surest is smooth
+    assert Ensemble((smooth, blind), (0.0, 0.0)).surest is smooth
+
+
+def test_a_search_that_stands_still_finds_the_last_digits_of_a_smooth_minimum():
+    optimizer = Optimizer(PLANE, algorithm={"gp": {}}, seed=1)
+    for _ in range(40):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, math.expm1(6 * bowl(trial.params)))
+    assert optimizer.best.losses[0] < 1e-6
+
+
 def test_leaving_out_is_what_a_model_without_the_point_says():
     rng = np.random.default_rng(6)
     F, y, theta = rng.random((12, 2)), rng.normal(size=12), np.array([-0.5, 0.0, 0.0, -2.0])
