@@ -134,10 +134,15 @@ class ObjectStore(Resource):
 
 
 class Checkpoints(Resource):
-    """Where Trials keep their weights: exactly one of its fields."""
+    """Where Trials keep their weights, volumeClaim or objectStore, and who copies those that another Trial starts from."""
 
     volume_claim: VolumeClaim | None = Field(None, description="A shared volume.")
     object_store: ObjectStore | None = Field(None, description="An object store.")
+    restore: Literal["Program", "Copy"] = Field(
+        "Program",
+        description="Who copies the checkpoint that a Trial starts from into the Trial's own folder: its program, by "
+        "hpo.checkpoint; or, for programs that know only that folder, it is copied before they start.",
+    )
 
 
 class NamedValue(Resource):

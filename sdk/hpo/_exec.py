@@ -80,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         note(f"exec: {error}")
         return BAD_INPUT
     checkpoints = _checkpoints(reports)
+    if checkpoints:
+        checkpoints.look()  # what was copied for the program, before newer ones hide it
     report = checkpoints.report if checkpoints else reports.report
     code = run(request.command, Watch(request.patterns, request.steps, report))
     if checkpoints:

@@ -53,6 +53,7 @@ class Controller:
         durations: Durations,
         kinds: Sequence[WorkloadKind] = (),
         cleanup_image: str | None = None,
+        sdk_image: str | None = None,
     ) -> None:
         self.store = store
         self.queue: WorkQueue[str] = WorkQueue()
@@ -61,7 +62,7 @@ class Controller:
         self._recorder = recorder
         self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client, recorder, self.queue, cleanup_image)
+        self._executor = Executor(client, recorder, self.queue, cleanup_image, sdk_image)
 
     async def run(self) -> None:
         """Work until canceled."""

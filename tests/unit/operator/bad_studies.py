@@ -422,6 +422,11 @@ SOURCES = [
         put("spec.checkpoints", {"volumeClaim": {"name": "a"}, "objectStore": {"uri": "s3://b", "secretName": "c"}}),
         "spec.checkpoints",
     ),
+    BadStudy(
+        "with checkpoints to copy from an object store, which has no folders",
+        put("spec.checkpoints", {"objectStore": {"uri": "s3://b", "secretName": "c"}, "restore": "Copy"}),
+        "spec.checkpoints.restore",
+    ),
     BadStudy("with a volume of no name", put("spec.checkpoints.volumeClaim", {}), "spec.checkpoints.volumeClaim.name"),
     BadStudy(
         "with an object store without a Secret",

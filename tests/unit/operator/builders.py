@@ -108,8 +108,8 @@ class StudyBuilder:
     def ttl(self, seconds: int) -> Self:
         return self._with(workload_ttl_seconds=seconds, edited=True)
 
-    def keeping_checkpoints(self) -> Self:
-        return self._with(checkpoints={"volume_claim": {"name": "weights"}})
+    def keeping_checkpoints(self, **more: str) -> Self:
+        return self._with(checkpoints={"volume_claim": {"name": "weights"}, **more})
 
     def being_deleted(self) -> Self:
         changed = copy.copy(self)
