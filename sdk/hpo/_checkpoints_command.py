@@ -12,8 +12,9 @@ from hpo._notices import note
 
 USAGE = """\
 usage: python -m hpo.checkpoint restore [--own DIR] [--donor DIR --step N --digest DIGEST [--trial NAME]] [-- PROGRAM [ARGUMENT]...]
+       python -m hpo.checkpoint remove --store URL -- NAME...
 
-Makes sure that the Trial's own folder holds the checkpoint that it starts from, as step-N: its own newest complete one if
+`restore` makes sure that the Trial's own folder holds the checkpoint that it starts from, as step-N: its own newest complete one if
 there is one, or else a copy of the donor's, compared with the digest. May be run any number of times.
 
   --own DIR        the Trial's own folder           HPO_CHECKPOINT_DIR if left out
@@ -23,9 +24,11 @@ there is one, or else a copy of the donor's, compared with the digest. May be ru
   --trial NAME     whose it is                      HPO_RESTORE_TRIAL
   -- PROGRAM       becomes this program afterwards, in the same process
 
-Prints the final message, one line of JSON; it is the last line of HPO_TERMINATION_FILE, too. The exit code is 0; 87 if the
-donor's checkpoint is missing or damaged, 1 if the own folder is full or fails, 2 if the command line is wrong, 127 if there is no
-such program.
+`remove` removes the checkpoints of these Trials from below a URL in an object store, and nothing else.
+
+`restore` prints the final message, one line of JSON; it is the last line of HPO_TERMINATION_FILE, too. The exit code is 0; 87 if
+the donor's checkpoint is missing or damaged, 1 if the own folder is full or fails, 2 if the command line is wrong, 127 if there
+is no such program.
 """
 
 _OPTIONS = {
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) in (["-h"], ["--help"], ["restore", "-h"], ["restore", "--help"]):
         print(USAGE, end="")
         return 0
+    if arguments[:1] == ["remove"]:
+        return _remove(list(arguments[1:]))
     options, program = _parted(list(arguments))
     problem = _into_environment(options) if program is None or program else "no program follows --"
     if problem is None and Environment().checkpoint_dir is None:
@@ -53,6 +58,23 @@ def main(arguments: Sequence[str]) -> int:
         return _BAD_INPUT
     code = _restore(quiet=program is not None)
     return _become(program) if program and code == 0 else code
+
+
+def _remove(arguments: list[str]) -> int:
+    from hpo._checkpoints_objects import is_url, remove_below
+
+    if arguments[:1] != ["--store"] or arguments[2:3] != ["--"] or not is_url(arguments[1]):
+        note("checkpoint: remove needs --store URL -- NAME...; `python -m hpo.checkpoint --help` shows all")
+        return _BAD_INPUT
+    try:
+        remove_below(arguments[1], arguments[3:])
+    except OSError as error:
+        note(f"checkpoint: {error.strerror}")
+        return _FAULT
+    except HPOError as error:
+        note(f"checkpoint: {error}")
+        return _BAD_INPUT
+    return 0
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str] | None]:

@@ -96,10 +96,12 @@ def _checkpoints(reports: Reporter) -> CheckpointWatch | None:
     environment = Environment()
     if environment.checkpoint_dir is None:
         return None
+    from hpo._checkpoints_objects import ObjectStore, is_url
     from hpo._checkpoints_store import Store
     from hpo._checkpoints_watch import CheckpointWatch
 
-    return CheckpointWatch(reports, Store(environment.checkpoint_dir, environment.checkpoint_keep))
+    kind = ObjectStore if is_url(environment.checkpoint_dir) else Store
+    return CheckpointWatch(reports, kind(environment.checkpoint_dir, environment.checkpoint_keep))
 
 
 def parse(arguments: Sequence[str]) -> Request:

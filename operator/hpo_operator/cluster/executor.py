@@ -221,7 +221,7 @@ class Executor:
     async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
         """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
         assert state.study is not None
-        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image)
+        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image, self._sdk_image)
         name = manifest["metadata"]["name"]
         try:
             state.cleanup = await self._client.create(JOBS, state.namespace, manifest)

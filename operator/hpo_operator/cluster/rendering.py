@@ -2,9 +2,9 @@
 
 Added: labels, the environment, one owner reference; where the Study keeps checkpoints on a volume, that volume, with the Trial's
 own folder of it and, read-only, that of the Trial which it starts from, and with `restore: Copy` an init container that copies from
-the one to the other; and for a Job those fields that are absent: backoffLimit,
-podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the exit codes of an infeasible
-configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
+the one to the other; where it keeps them in an object store, the Secret with the credentials as environment; and for a Job those
+fields that are absent: backoffLimit, podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the
+exit codes of an infeasible configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
 `spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
@@ -104,7 +104,9 @@ def workload_manifest(study: Study, trial: Trial, space: Space, sdk_image: str |
     wanted.pop("status", None)
     wanted["metadata"] = _metadata(wanted.get("metadata"), study, trial)
     pods = list(pod_templates(wanted))
-    _add_environment(_programs(wanted, study.spec.template), study.spec.template, _variables(study, trial, space))
+    programs = _programs(wanted, study.spec.template)
+    _add_environment(programs, study.spec.template, _variables(study, trial, space))
+    _add_credentials(programs, study)
     _add_volume(wanted, study, trial)
     _add_restoring(wanted, study, trial, space, sdk_image)
     for pod in pods:
@@ -132,7 +134,9 @@ def job_manifest(study: Study, trial: Trial, space: Space, sdk_image: str | None
         pod_spec.setdefault("automountServiceAccountToken", False)
         if pod_spec["restartPolicy"] == "Never":  # the only one with which a podFailurePolicy is allowed
             spec.setdefault("podFailurePolicy", _failure_policy())
-        _add_environment(_programs(pod, template), template, _variables(study, trial, space))
+        programs = _programs(pod, template)
+        _add_environment(programs, template, _variables(study, trial, space))
+        _add_credentials(programs, study)
         _add_volume(pod, study, trial)
         _add_restoring(pod, study, trial, space, sdk_image)
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
@@ -157,6 +161,18 @@ def volume_of(study: Study) -> Object | None:
     """The volume of a Study's checkpoints; None where it keeps none on a volume."""
     claim = study.spec.checkpoints.volume_claim if study.spec.checkpoints else None
     return {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim.name}} if claim else None
+
+
+def store_url(study: Study) -> str | None:
+    """The place of a Study's checkpoints in an object store; None where it keeps them elsewhere, or none."""
+    there = study.spec.checkpoints.object_store if study.spec.checkpoints else None
+    return f"{there.uri.rstrip('/')}/{study.metadata.uid}" if there else None
+
+
+def credentials_of(study: Study) -> list[Object]:
+    """Where containers take the credentials of an object store from: their own entries, which stand behind, go before."""
+    there = study.spec.checkpoints.object_store if study.spec.checkpoints else None
+    return [{"secretRef": {"name": there.secret_name}}] if there and there.secret_name else []
 
 
 def can_mount(study: Study) -> bool:
@@ -224,8 +240,20 @@ def _add_environment(programs: list[_Program], template: Template, variables: Ma
 
 
 def _variables(study: Study, trial: Trial, space: Space) -> dict[str, str]:
-    stored = checkpoint_environment(trial, OWN_FOLDER, DONOR_FOLDER) if volume_of(study) is not None else {}
+    stored: dict[str, str] = {}
+    if volume_of(study) is not None:
+        stored = checkpoint_environment(trial, OWN_FOLDER, DONOR_FOLDER)
+    elif (url := store_url(study)) is not None:
+        donor = trial.spec.restore_from.trial_name if trial.spec.restore_from else ""
+        stored = checkpoint_environment(trial, f"{url}/{trial.metadata.name}", f"{url}/{donor}")
     return trial_environment(study, trial, space) | stored
+
+
+def _add_credentials(programs: list[_Program], study: Study) -> None:
+    for container in (each for program in programs for each in program.containers):
+        own = container.get("envFrom") or []
+        if isinstance(own, list) and (added := credentials_of(study)):  # anything else is for the API server to refuse
+            container["envFrom"] = [*added, *own]
 
 
 def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:

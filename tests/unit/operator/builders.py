@@ -116,6 +116,9 @@ class StudyBuilder:
         changed._deleted = at(0)
         return changed
 
+    def keeping_objects(self, secret: str | None = "s3-rights") -> Self:
+        return self._with(checkpoints={"object_store": {"uri": "s3://bucket/team-a/", "secret_name": secret}})
+
     def standing_at(self, status: StudyStatus) -> Self:
         """With a status, such as an earlier plan has written."""
         changed = copy.copy(self)

@@ -402,6 +402,34 @@ def test_it_is_copied_in_every_pod_since_any_may_start_first() -> None:
     assert [len(pod["spec"]["initContainers"]) for pod in pod_templates(workload)] == [1, 1]
 
 
+def rendered_with_objects(wanted: Object | None = None, donor: int | None = None, secret: str | None = "s3-rights") -> Object:
+    study = running_object(a_study().keeping_objects(secret), wanted)
+    trial = a_trial(3) if donor is None else a_trial(3).restoring(donor)
+    return workload_manifest(study, trial.build(), problem_of(study.spec, 0).space)
+
+
+def test_in_an_object_store_a_trial_is_told_its_own_place_and_its_donor_s_below_the_study_s_uid() -> None:
+    pod = rendered_with_objects(donor=7)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    found = variables(container)
+    assert found["HPO_CHECKPOINT_DIR"] == "s3://bucket/team-a/study-uid/digits-3"
+    assert found["HPO_RESTORE_DIR"] == "s3://bucket/team-a/study-uid/digits-7/step-3"
+    assert "volumes" not in pod
+    assert "volumeMounts" not in container
+
+
+def test_the_secret_becomes_environment_and_what_the_template_names_itself_goes_before_it() -> None:
+    template, own = a_pod_template("main", "helper"), {"configMapRef": {"name": "own"}}
+    template["spec"]["containers"][0]["envFrom"] = [own]
+    pod = rendered_with_objects({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}})["spec"]["template"][
+        "spec"
+    ]
+    secret = {"secretRef": {"name": "s3-rights"}}
+    assert [each["envFrom"] for each in pod["containers"]] == [[secret, own], [secret]], "the last entry wins"
+    pod = rendered_with_objects(secret=None)["spec"]["template"]["spec"]
+    assert "envFrom" not in pod["containers"][0]
+
+
 def test_without_checkpoints_no_volume_is_added() -> None:
     pod = rendered_job(a_job())["spec"]["template"]["spec"]
     assert "volumes" not in pod
