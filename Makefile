@@ -33,7 +33,7 @@ lint: $(VENV)/.test  ## Style, layers and types
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: $(VENV)/.test  ## Unit tests: no cluster
+unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
 	@echo "== Unit tests"
 	$(BIN)/python -m pytest tests/unit
 
@@ -93,4 +93,11 @@ $(VENV)/.base: $(VENV)/bin/python $(PACKAGING)
 $(VENV)/.test: $(VENV)/.base
 	@echo "== Installing what the tests need"
 	$(PIP) --no-build-isolation --editable ./sdk --editable '.[operator,test]'
+	@touch $@
+
+# A server that speaks as S3 does. What it needs and what the operator needs exclude each other.
+$(VENV)/.s3: $(VENV)/bin/python tests/s3.txt
+	@echo "== Installing an S3 server for the tests"
+	@$(PYTHON) -m venv $(VENV)/s3
+	@$(VENV)/s3/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/s3.txt
 	@touch $@

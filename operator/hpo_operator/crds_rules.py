@@ -83,7 +83,14 @@ def study_rules(spec_fields: Iterable[str]) -> Rules:
         "spec.algorithm": [_exactly_one(ALGORITHMS, f"{_listed(ALGORITHMS)}; for example algorithm: {{tpe: {{}}}}")],
         "spec.schedule": [_exactly_one(SCHEDULES, f"{_listed(SCHEDULES)}; for example schedule: {{hyperband: {{}}}}")],
         "spec.budget": [Rule("self.min <= self.max", "must be at most max", ".min")],
-        "spec.checkpoints": [_exactly_one(("volumeClaim", "objectStore"), "volumeClaim and objectStore")],
+        "spec.checkpoints": [
+            _exactly_one(("volumeClaim", "objectStore"), "volumeClaim and objectStore"),
+            Rule(
+                "!has(self.restore) || self.restore != 'Copy' || has(self.volumeClaim)",
+                "Copy needs volumeClaim: an object store has no folder to copy to; let the program load by hpo.checkpoint",
+                ".restore",
+            ),
+        ],
         "spec.template": [
             _exactly_one(("job", "object"), "job and object"),
             Rule(

@@ -54,6 +54,12 @@ def checkpoint_environment(trial: Trial, own: str, donors: str) -> dict[str, str
     return found
 
 
+def is_copied_for(study: Study, trial: Trial) -> bool:
+    """Whether the checkpoint that a Trial starts from is copied before its program starts, and not by the program."""
+    kept = study.spec.checkpoints
+    return kept is not None and kept.restore == "Copy" and trial.spec.restore_from is not None
+
+
 def parameter_variable(name: str) -> str:
     """The variable that holds one parameter's value, for programs that are told by their command line."""
     return PARAMETER_PREFIX + re.sub(r"[^A-Z0-9_]", "_", name.upper())

@@ -129,15 +129,29 @@ class VolumeClaim(Resource):
 class ObjectStore(Resource):
     """A bucket and a prefix in it."""
 
-    uri: str = Field(min_length=1, max_length=1024, description="For example s3://bucket/prefix.")
-    secret_name: ObjectName = Field(description="The Secret with the credentials.")
+    uri: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^(s3|gs|az|abfs|abfss)://[A-Za-z0-9][A-Za-z0-9.@_-]*(/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?$",
+        description="A bucket and a prefix in it: s3://bucket/prefix, or of gs://, az://, abfs://.",
+    )
+    secret_name: ObjectName | None = Field(
+        None,
+        description="The Secret whose keys become the programs' environment, such as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+        "AWS_ENDPOINT_URL. Left out where the pods' service account has the rights.",
+    )
 
 
 class Checkpoints(Resource):
-    """Where Trials keep their weights: exactly one of its fields."""
+    """Where Trials keep their weights, volumeClaim or objectStore, and who copies those that another Trial starts from."""
 
     volume_claim: VolumeClaim | None = Field(None, description="A shared volume.")
     object_store: ObjectStore | None = Field(None, description="An object store.")
+    restore: Literal["Program", "Copy"] = Field(
+        "Program",
+        description="Who copies the checkpoint that a Trial starts from into the Trial's own folder: its program, by "
+        "hpo.checkpoint; or, for programs that know only that folder, it is copied before they start.",
+    )
 
 
 class NamedValue(Resource):

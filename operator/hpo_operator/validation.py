@@ -158,6 +158,9 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
         yield Fault("budget.min", spec.budget.min, f"must be at most max ({spec.budget.max})")
     if spec.checkpoints and (spec.checkpoints.volume_claim is None) == (spec.checkpoints.object_store is None):
         yield Fault("checkpoints", None, "needs exactly one of volumeClaim, objectStore")
+    if spec.checkpoints and spec.checkpoints.restore == "Copy" and spec.checkpoints.volume_claim is None:
+        remedy = "Use volumeClaim, or let the program load by hpo.checkpoint and leave restore out."
+        yield Fault("checkpoints.restore", "Copy", "needs volumeClaim: an object store has no folder to copy to", remedy)
     if spec.checkpoints is None and (name := next(iter(CONTINUING.intersection(spec.algorithm)), "")):
         rule = "needs a store of checkpoints, for its Trials start from each other's"
         yield Fault(f"algorithm.{name}", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")

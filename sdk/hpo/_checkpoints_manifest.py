@@ -100,6 +100,11 @@ def read_manifest(folder: str) -> Manifest:
             os.close(descriptor)
     except OSError as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from None
+    return parse_manifest(content)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """What stands in a `manifest.json`, itself consistent; raises `Damaged`."""
     try:
         found = json.loads(content.decode())
         manifest, digest = _understood(found), str(found["digest"])
@@ -127,6 +132,11 @@ def check_names(folder: str, manifest: Manifest) -> None:
         raise Damaged(str(error)) from None
     except OSError as error:
         raise Damaged(f"the folder cannot be listed ({error.strerror})") from None
+    same_names(manifest, names)
+
+
+def same_names(manifest: Manifest, names: set[str]) -> None:
+    """Raises `Damaged` unless these files are those of the manifest."""
     wanted = {entry.path for entry in manifest.files}
     if names != wanted:
         which, path = ("is missing", min(wanted - names)) if wanted - names else ("is not in the manifest", min(names - wanted))

@@ -7,7 +7,6 @@ is `DonorUnavailable`: starting from nothing in silence would hand the algorithm
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from typing import NamedTuple
@@ -17,12 +16,12 @@ from hpo._checkpoints_manifest import (
     Damaged,
     Entry,
     Manifest,
-    check_content,
     check_names,
     chunks,
     read_manifest,
 )
-from hpo._checkpoints_store import Store, write_all
+from hpo._checkpoints_objects import Checkpointed, ObjectStore, is_url
+from hpo._checkpoints_store import Store, write_compared
 from hpo._environment import Donor
 from hpo._notices import note
 
@@ -38,7 +37,7 @@ class Start(NamedTuple):
     copied_now: bool
 
 
-def start_from(store: Store, donor: Donor | None, start_step: int) -> Start | None:
+def start_from(store: Store | ObjectStore, donor: Donor | None, start_step: int) -> Start | None:
     """The checkpoint to start from, in the Trial's own folder and checked to the last bit; None where it starts from nothing.
 
     Its own checkpoints go before the donor's, unless they are older. May be called as often as one likes, by several
@@ -59,19 +58,20 @@ def start_from(store: Store, donor: Donor | None, start_step: int) -> Start | No
     return None
 
 
-def copy(store: Store, donor: Donor) -> Manifest:
+def copy(store: Store | ObjectStore, donor: Donor) -> Manifest:
     """Copies a donor's checkpoint into the Trial's own folder; raises `Unavailable` and `CheckpointNotSaved`."""
     begun = time.monotonic()
     try:
-        manifest = read_manifest(donor.folder)
+        source: Folder | Checkpointed = Checkpointed(donor.folder) if is_url(donor.folder) else Folder(donor.folder)
+        manifest = source.manifest()
         if manifest.step != donor.step:
             raise Damaged(f"it is the checkpoint of step {manifest.step} instead of {donor.step}")
         if manifest.digest != donor.digest:
             raise Damaged(f"it has the digest {manifest.digest}, and {donor.digest[:80]} was recorded")
-        check_names(donor.folder, manifest)
+        source.check_names(manifest)
         return store.copy(
             manifest,
-            lambda entry, path: _copy_file(donor.folder, entry, path),
+            source.copy_file,
             lambda: CopiedFrom(donor.trial, donor.step, manifest.size, round(time.monotonic() - begun, 3)),
         )
     except Damaged as damage:
@@ -79,17 +79,20 @@ def copy(store: Store, donor: Donor) -> Manifest:
         raise Unavailable(f"the checkpoint of {whose} after step {donor.step}, {donor.folder}: {damage}") from None
 
 
-def _copy_file(folder: str, entry: Entry, path: str) -> None:
-    """Copies one file and compares it on the way; raises `Damaged` for the donor's faults, `OSError` for the target's."""
-    size, sha256 = 0, hashlib.sha256()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        for chunk in chunks(os.path.join(folder, entry.path)):
-            size += len(chunk)
-            if size > entry.size:
-                break  # no need to fill the disk with what is not wanted
-            sha256.update(chunk)
-            write_all(descriptor, chunk)
-    finally:
-        os.close(descriptor)
-    check_content(entry, (size, sha256.hexdigest()))
+class Folder:
+    """One checkpoint in a folder, to be read."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def manifest(self) -> Manifest:
+        """Its manifest; raises `Damaged`."""
+        return read_manifest(self._folder)
+
+    def check_names(self, manifest: Manifest) -> None:
+        """Raises `Damaged` unless its files are those of the manifest."""
+        check_names(self._folder, manifest)
+
+    def copy_file(self, entry: Entry, path: str) -> None:
+        """Copies one file and compares it on the way; raises `Damaged` for the donor's faults, `OSError` for the target's."""
+        write_compared(chunks(os.path.join(self._folder, entry.path)), entry, path)

@@ -24,7 +24,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hpo._checkpoints_manifest import CHUNK, MANIFEST, CopiedFrom, Damaged, Entry, Irregular, Manifest, read_manifest, tree, verify
+from hpo._checkpoints_manifest import (
+    CHUNK,
+    MANIFEST,
+    CopiedFrom,
+    Damaged,
+    Entry,
+    Irregular,
+    Manifest,
+    check_content,
+    read_manifest,
+    tree,
+    verify,
+)
 from hpo._errors import CheckpointNotSaved, InvalidCheckpoint
 from hpo._notices import note, note_once
 
@@ -85,6 +97,10 @@ class Store:
         complete = [int(name[1]) for name in names if os.path.exists(os.path.join(self.folder, name[0], MANIFEST))]
         return sorted(complete, reverse=True)
 
+    def manifest(self, step: int) -> Manifest:
+        """The manifest of a complete checkpoint; raises `Damaged`."""
+        return read_manifest(self.path(step))
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Keeps other threads and processes from changing the folder meanwhile; at the first time removes what is left over."""
@@ -141,7 +157,7 @@ class Store:
             with self._no_faults(step):
                 return self._complete(folder, Manifest(step, _flushed(folder)))
 
-    def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom]) -> Manifest:
+    def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom | None]) -> Manifest:
         """Makes one's own of another's checkpoint; `copy_file` writes one file to a path, or raises `Damaged`.
 
         Raises `CheckpointNotSaved` too, and then nothing is left.
@@ -247,6 +263,22 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def write_compared(content: Iterator[bytes], entry: Entry, path: str) -> None:
+    """Makes a file of what is read; raises `Damaged` unless it is the one that a manifest names, `OSError`."""
+    size, sha256 = 0, hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for chunk in content:
+            size += len(chunk)
+            if size > entry.size:
+                break  # no need to fill the disk with what is not wanted
+            sha256.update(chunk)
+            write_all(descriptor, chunk)
+    finally:
+        os.close(descriptor)
+    check_content(entry, (size, sha256.hexdigest()))
 
 
 def _flushed(folder: str) -> tuple[Entry, ...]:

@@ -80,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         note(f"exec: {error}")
         return BAD_INPUT
     checkpoints = _checkpoints(reports)
+    if checkpoints:
+        checkpoints.look()  # what was copied for the program, before newer ones hide it
     report = checkpoints.report if checkpoints else reports.report
     code = run(request.command, Watch(request.patterns, request.steps, report))
     if checkpoints:
@@ -94,10 +96,12 @@ def _checkpoints(reports: Reporter) -> CheckpointWatch | None:
     environment = Environment()
     if environment.checkpoint_dir is None:
         return None
+    from hpo._checkpoints_objects import ObjectStore, is_url
     from hpo._checkpoints_store import Store
     from hpo._checkpoints_watch import CheckpointWatch
 
-    return CheckpointWatch(reports, Store(environment.checkpoint_dir, environment.checkpoint_keep))
+    kind = ObjectStore if is_url(environment.checkpoint_dir) else Store
+    return CheckpointWatch(reports, kind(environment.checkpoint_dir, environment.checkpoint_keep))
 
 
 def parse(arguments: Sequence[str]) -> Request:

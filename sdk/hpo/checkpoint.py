@@ -11,8 +11,9 @@
 and compared with the digest that was recorded. Of torch, numpy and scikit-learn the pairs `save_torch` and `load_torch`,
 `save_arrays` and `load_arrays`, `save_estimator` and `load_estimator` do the reading and writing, too.
 
-Without HPO_CHECKPOINT_DIR nothing is saved and nothing found, so that a program needs no second path outside any Study. Of
-several processes that train one model the first rank alone saves (RANK, OMPI_COMM_WORLD_RANK, PMI_RANK); all may load.
+HPO_CHECKPOINT_DIR is a folder, or a URL in an object store (s3://bucket/…, gs://…, az://…): the same calls then upload and
+download. Without HPO_CHECKPOINT_DIR nothing is saved and nothing found, so that a program needs no second path outside any Study.
+Of several processes that train one model the first rank alone saves (RANK, OMPI_COMM_WORLD_RANK, PMI_RANK); all may load.
 
 As a command, `python -m hpo.checkpoint restore` prepares the folder for programs that know nothing but their own.
 """
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from hpo._checkpoints_objects import ObjectStore, is_url
 from hpo._checkpoints_restore import Unavailable, start_from
 from hpo._checkpoints_store import Store
 from hpo._environment import Environment, go_on_from
@@ -231,10 +233,13 @@ def load_estimator() -> Checkpoint | None:
     return found._replace(content=estimator(found))
 
 
-def _store() -> Store | None:
+def _store() -> Store | ObjectStore | None:
     environment = Environment()
-    folder = environment.checkpoint_dir
-    return None if folder is None else Store(folder, environment.checkpoint_keep, is_first=_first_rank())
+    place = environment.checkpoint_dir
+    if place is None:
+        return None
+    kind = ObjectStore if is_url(place) else Store
+    return kind(place, environment.checkpoint_keep, is_first=_first_rank())
 
 
 def _first_rank() -> bool:
@@ -247,7 +252,7 @@ def _tell(manifest: Manifest) -> None:
     reporter().saved(Saved(manifest.step, manifest.digest, f"step-{manifest.step}", manifest.size), restored)
 
 
-def _as_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:
+def _as_checkpoint(store: Store | ObjectStore, manifest: Manifest) -> Checkpoint:
     origin = manifest.copied_from.trial if manifest.copied_from else None
     return Checkpoint(manifest.step, Path(store.path(manifest.step)), manifest.digest, origin)
 

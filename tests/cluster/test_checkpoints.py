@@ -30,6 +30,19 @@ for step in range(begun + 1, hpo.budget() + 1):
     hpo.report(step=step, loss=hpo.parameters().x + 1 / (1 + len(weights)), begun=begun)
     time.sleep(%s)
 """
+
+# Knows only its own folder, and that for reading: it notes what it began with, and keeps what it has been given.
+UNKNOWING = """
+import os, pathlib
+
+folder, budget = pathlib.Path(os.environ["HPO_CHECKPOINT_DIR"]), int(os.environ["HPO_BUDGET"])
+newest = max((int(each.name[5:]) for each in folder.glob("step-*")), default=0)
+begun = (folder / f"step-{newest}" / "weights.json").read_text() if newest else ""
+import hpo
+for step in range(newest + 1, budget + 1):
+    hpo.checkpoint.save(step, lambda to: (to / "weights.json").write_text(begun + f"{os.environ['HPO_TRIAL']} "))
+hpo.report(step=budget, loss=hpo.parameters().x + 1 / budget, begun=newest, words=len(begun.split()))
+"""
 STORE = {"volumeClaim": {"name": "weights"}}
 
 
@@ -68,6 +81,7 @@ def begun(namespace: str, begin: Begin, volume: Path) -> dict[str, Object]:
     }
     studies = [
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
+        study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
         study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": 30}),
     ]
     return {each["metadata"]["name"]: begin(each) for each in studies}
@@ -110,6 +124,22 @@ def test_a_promoted_trial_starts_from_its_donor_s_weights_on_the_volume(
         assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
         assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
         assert int(float(observed(trial)["metrics"]["begun"])) == donor["spec"]["budget"]
+
+
+def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_there(
+    cluster: Cluster, begun: dict[str, Object], drained: int
+) -> None:
+    ended = end_of(cluster, begun["copied"], PATIENCE)
+    assert reason(ended) == "ScheduleFinished"
+    found = trials(cluster, ended)
+    promoted = [each for each in found if each["spec"]["origin"] == "Promoted"]
+    assert len(promoted) == 3
+    for trial in promoted:
+        donor = found[trial["spec"]["restoreFrom"]["number"]]
+        begun_with = observed(trial)["metrics"]
+        assert int(float(begun_with["begun"])) == donor["spec"]["budget"]
+        assert int(float(begun_with["words"])) == (2 if donor["spec"].get("restoreFrom") else 1)
+        assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
 
 
 def test_the_best_s_weights_stay_whole_and_the_others_are_gone_from_the_volume(

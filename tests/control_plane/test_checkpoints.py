@@ -134,6 +134,39 @@ def test_a_promoted_trial_s_pod_sees_its_donor_s_folder_read_only_and_what_to_ex
         }
 
 
+def test_where_it_is_to_be_copied_the_api_server_takes_a_workload_that_copies_before_it_starts(crowd: Crowd) -> None:
+    wanted = continuing(crowd, "copying", checkpoints={"volumeClaim": {"name": "weights"}, "restore": "Copy"})
+    crowd.end_of(wanted)
+    copied = {}
+    for trial in crowd.trials(wanted):
+        job = crowd.job(wanted, number(trial))
+        assert job is not None
+        pod = job["spec"]["template"]["spec"]
+        copied[number(trial)] = [each["command"][-1] for each in pod.get("initContainers", ())]
+        for each in pod.get("initContainers", ()):
+            assert each["volumeMounts"] == pod["containers"][0]["volumeMounts"]
+    assert copied == {each: ["restore"] if each > 3 else [] for each in range(7)}
+
+
+def test_in_an_object_store_trials_continue_by_its_secret_and_what_nothing_needs_is_removed_there(crowd: Crowd) -> None:
+    kept = {"objectStore": {"uri": "s3://bucket/weights", "secretName": "s3-rights"}}
+    wanted = continuing(crowd, "objects", checkpoints=kept)
+    ended = crowd.end_of(wanted)
+    uid = ended["metadata"]["uid"]
+    promoted = [each for each in crowd.trials(wanted) if each["spec"]["origin"] == "Promoted"]
+    assert len(promoted) == 3
+    for trial in promoted:
+        restore, job = trial["spec"]["restoreFrom"], crowd.job(wanted, number(trial))
+        assert job is not None
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        found = {each["name"]: each["value"] for each in container["env"]}
+        assert found["HPO_CHECKPOINT_DIR"] == f"s3://bucket/weights/{uid}/{trial['metadata']['name']}"
+        assert found["HPO_RESTORE_DIR"] == f"s3://bucket/weights/{uid}/{restore['trialName']}/step-{restore['step']}"
+        assert container["envFrom"] == [{"secretRef": {"name": "s3-rights"}}]
+    best = {each["number"] for each in ended["status"]["best"]}
+    assert wait_until_clean(crowd, wanted) == {each: "Kept" if each in best else "Collected" for each in range(7)}
+
+
 def test_what_nothing_needs_is_removed_by_few_jobs_and_the_best_stays(crowd: Crowd) -> None:
     wanted = continuing(crowd, "removing")
     ended = crowd.end_of(wanted)

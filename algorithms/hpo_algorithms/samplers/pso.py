@@ -22,6 +22,7 @@ from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, Trial
 
 WAITED_FOR = 0.8  # of a generation: the rest are stragglers, whose results count as the worst until they come
+OVERTAKEN = 2  # generations by which half of the swarm is ahead of a straggler that is waited for no more
 STANDSTILL = 1e-3  # mean speed as a share of each range below which a particle is thrown anew
 ASIDE = 0.1  # probability with which a name is drawn from all, lest one that every particle has lost were lost for ever
 
@@ -40,7 +41,7 @@ class PSO:
        case of ten: codes of names have no order to move along. A parameter that is inactive keeps its coordinate.
 
     In mode `steadyState` each result counts at once; in mode `generational` the best of all is that of the last generation of which
-    80 % have ended, a failed Trial being the worst. When more Trials run at once than the swarm has particles, it grows by as
+    80 % have ended, a failed Trial being the worst, and so is one that half of the swarm has overtaken by two generations. When more Trials run at once than the swarm has particles, it grows by as
     many. Where a particle is, unrounded, and how fast, stands in its Trials' memos.
     """
 
@@ -134,7 +135,7 @@ def _swarm(problem: Problem, history: History, settings: PSO) -> _Swarm:
         for index, (trial, generation) in sorted(latest.items(), key=lambda item: item[1][0].number)
         if not trial.active
     ]
-    closed = _closed(ended, settings.swarm) if settings.mode == "generational" else math.inf
+    closed = _closed(history, ended, settings.swarm) if settings.mode == "generational" else math.inf
     best = None
     for trial in ordered[:usable]:
         place = _place(trial)
@@ -144,10 +145,13 @@ def _swarm(problem: Problem, history: History, settings: PSO) -> _Swarm:
     return _Swarm([*fresh, *waiting], max(settings.swarm, 1 + max(latest, default=-1)), best)
 
 
-def _closed(ended: Sequence[Trial], swarm: int) -> int:
-    """The last generation of which enough have ended, -1 before the first."""
+def _closed(history: History, ended: Sequence[Trial], swarm: int) -> int:
+    """The last generation of which enough have ended, -1 before the first. Who is overtaken holds up none from its own on."""
     counts = Counter(place[1] for trial in ended if (place := _place(trial)) is not None)
-    return max((generation for generation, count in counts.items() if count >= WAITED_FOR * swarm), default=-1)
+    ahead = max((generation for generation, count in counts.items() if count >= swarm / 2), default=-1) - OVERTAKEN
+    late = [place[1] for trial in history if trial.active and (place := _place(trial)) is not None and place[1] <= ahead]
+    enough = (g for g, count in counts.items() if count + sum(each <= g for each in late) >= WAITED_FOR * swarm)
+    return max(enough, default=-1)
 
 
 def _place(trial: Trial) -> tuple[int, int] | None:

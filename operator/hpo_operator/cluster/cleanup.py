@@ -1,8 +1,9 @@
-"""Removing checkpoints on a volume: one Job for many Trials, which sees of the volume nothing but its Study's own folder.
+"""Removing checkpoints: one Job for many Trials, which knows no other place than its Study's own.
 
-The Job names each folder in its command, and `rm` follows no link. That and its deterministic name make it safe to be wanted twice,
-by an operator that was killed or by two at once. It runs as whoever wrote the files: the Trials' own security context, and their
-image unless the installer names another (`cleanupImage`).
+On a volume it sees nothing but the Study's folder, names each Trial's in its command, and `rm` follows no link. In an object store
+the SDK removes what lies below the Study's prefix and one of the names (`hpo.checkpoint remove`). That and its deterministic name
+make it safe to be wanted twice, by an operator that was killed or by two at once. It runs as whoever wrote the files: the Trials'
+own security context, and their image unless the installer names another (`cleanupImage`, `sdkImage`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from hpo_operator.cluster.rendering import (
     STUDY_LABEL,
     STUDY_UID_LABEL,
     VOLUME,
+    credentials_of,
     owner,
     pod_templates,
     reporting_container,
+    store_url,
     volume_of,
 )
 from hpo_operator.planner import Cleanup
@@ -33,7 +36,7 @@ LONGEST_SECONDS = 3600
 INHERITED = ("securityContext", "nodeSelector", "tolerations", "imagePullSecrets", "runtimeClassName")
 RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "256Mi"}}
 
-_COMMAND = ["rm", "-rf", "--"]
+_RM = ["rm", "-rf", "--"]
 
 
 def cleanup_name(study: Study) -> str:
@@ -41,16 +44,29 @@ def cleanup_name(study: Study) -> str:
     return f"{study.metadata.name[:40]}-cleanup-{study.metadata.uid[:8]}"
 
 
-def cleanup_manifest(study: Study, numbers: Sequence[int], image: str | None = None) -> Object:
-    """The Job that removes the folders of these Trials."""
-    pod = next(pod_templates(study.spec.template.manifest()))["spec"]
+def cleanup_manifest(study: Study, numbers: Sequence[int], image: str | None = None, sdk_image: str | None = None) -> Object:
+    """The Job that removes the folders of these Trials: by an image with `rm`, or with the SDK, or else that of the programs."""
+    pod: Object = next(pod_templates(study.spec.template.manifest()), {"spec": {"containers": [{}]}})["spec"]
     program = reporting_container(pod, study.spec.template)
+    names = [f"{study.metadata.name}-{number}" for number in numbers]
+    url, volume = store_url(study), volume_of(study)
+    if url is not None:
+        where: Object = {
+            "image": sdk_image or program.get("image"),
+            "command": ["python", "-m", "hpo.checkpoint", "remove", "--store", url, "--", *names],
+            "envFrom": [*credentials_of(study), *(program.get("envFrom") or ())],
+            "env": program.get("env") or [],
+        }
+    else:
+        where = {
+            "image": image or program.get("image"),
+            "command": [*_RM, *names],
+            "workingDir": OWN_FOLDER,
+            "volumeMounts": [{"name": VOLUME, "mountPath": OWN_FOLDER, "subPath": study.metadata.uid}],
+        }
     container: Object = {
         "name": "cleanup",
-        "image": image or program.get("image"),
-        "command": [*_COMMAND, *(f"{study.metadata.name}-{number}" for number in numbers)],
-        "workingDir": OWN_FOLDER,
-        "volumeMounts": [{"name": VOLUME, "mountPath": OWN_FOLDER, "subPath": study.metadata.uid}],
+        **where,
         "resources": RESOURCES,
         **{field: program[field] for field in ("securityContext", "imagePullPolicy") if field in program},
     }
@@ -72,12 +88,17 @@ def cleanup_manifest(study: Study, numbers: Sequence[int], image: str | None = N
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": False,
                     **{field: pod[field] for field in INHERITED if field in pod},
-                    "volumes": [volume_of(study)],
+                    **({"volumes": [volume]} if volume is not None else _identity(pod)),
                     "containers": [container],
                 },
             },
         },
     }
+
+
+def _identity(pod: Object) -> Object:
+    """By whose rights the programs come at an object store where no Secret is named: their service account's."""
+    return {"serviceAccountName": pod["serviceAccountName"]} if "serviceAccountName" in pod else {}
 
 
 def is_cleanup(raw: Mapping[str, Any]) -> bool:
@@ -88,7 +109,7 @@ def is_cleanup(raw: Mapping[str, Any]) -> bool:
 def seen_cleanup(job: Object) -> Cleanup:
     """What a cleanup's Job shows. Its command, which cannot change, says which Trials it is about."""
     command = job["spec"]["template"]["spec"]["containers"][0].get("command") or []
-    last = [name.rpartition("-")[2] for name in command[len(_COMMAND) :]]
+    last = [name.rpartition("-")[2] for name in command[command.index("--") + 1 :]] if "--" in command else []
     numbers = tuple(int(each) for each in last if each.isdecimal())
     end = JOB.end_of(job)
     if end is None:

@@ -22,7 +22,7 @@ from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import CREATION, REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, can_mount, workload_manifest
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, can_mount, credentials_of, workload_manifest
 from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
@@ -53,6 +53,7 @@ class Controller:
         durations: Durations,
         kinds: Sequence[WorkloadKind] = (),
         cleanup_image: str | None = None,
+        sdk_image: str | None = None,
     ) -> None:
         self.store = store
         self.queue: WorkQueue[str] = WorkQueue()
@@ -61,7 +62,8 @@ class Controller:
         self._recorder = recorder
         self._durations = durations
         self._kinds = kinds
-        self._executor = Executor(client, recorder, self.queue, cleanup_image)
+        self._sdk_image = sdk_image
+        self._executor = Executor(client, recorder, self.queue, cleanup_image, sdk_image)
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -186,7 +188,7 @@ class Controller:
             return ""
         claim = study.spec.checkpoints.volume_claim
         if claim is None:
-            return "spec.checkpoints.objectStore: is not supported on a cluster yet. Use volumeClaim."
+            return self._unusable_store(study)
         path = f"spec.checkpoints.volumeClaim.name: {claim.name}"
         if not can_mount(study):
             return f"{path}: this kind of workload has no pod template to which a volume could be added. Use a Job."
@@ -198,6 +200,15 @@ class Controller:
                 "Trials on several nodes share it: create one with a storage class that can (NFS, CephFS, Filestore, EFS, Lustre)."
             )
             return f"{path}: must be ReadWriteMany, and is {', '.join(modes)}. {remedy}"
+        return ""
+
+    def _unusable_store(self, study: Study) -> str:
+        """Whether what lies there can be read is seen by the programs alone: the operator has no right to read Secrets."""
+        path, template = "spec.checkpoints.objectStore", study.spec.template
+        if credentials_of(study) and template.object is not None and template.object.get("kind") == "TrainJob":
+            return f"{path}.secretName: a TrainJob takes no Secret as environment. Use a service account with the rights."
+        if not can_mount(study) and self._sdk_image is None:
+            return f"{path}: no image is known to remove this kind's checkpoints with. The installer can name one: sdkImage."
         return ""
 
     async def _dry_run(self, state: StudyState, study: Study, seed: int) -> None:

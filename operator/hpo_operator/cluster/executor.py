@@ -54,11 +54,18 @@ class Executor:
     does not mend stands in the Study's `failure` then: a RequestFailed, or a NameConflict when a name is taken.
     """
 
-    def __init__(self, client: Client, recorder: Recorder, queue: WorkQueue[str], cleanup_image: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        recorder: Recorder,
+        queue: WorkQueue[str],
+        cleanup_image: str | None = None,
+        sdk_image: str | None = None,
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self._queue = queue
-        self._cleanup_image = cleanup_image
+        self._cleanup_image, self._sdk_image = cleanup_image, sdk_image
 
     def execute(self, state: StudyState, actions: Sequence[Action]) -> None:
         """Begin to carry out actions, but those about what waits for an answer already."""
@@ -145,7 +152,7 @@ class Executor:
                 return
         state.own.discard(number)
         kind = state.kind.served
-        manifest = workload_manifest(state.study, trial, state.ledger.space)
+        manifest = workload_manifest(state.study, trial, state.ledger.space, self._sdk_image)
         try:
             stored = await self._client.create(kind, state.namespace, manifest)
         except RequestFailed as failure:
@@ -214,7 +221,7 @@ class Executor:
     async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
         """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
         assert state.study is not None
-        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image)
+        manifest = cleanup_manifest(state.study, numbers, self._cleanup_image, self._sdk_image)
         name = manifest["metadata"]["name"]
         try:
             state.cleanup = await self._client.create(JOBS, state.namespace, manifest)

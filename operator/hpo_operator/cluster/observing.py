@@ -15,7 +15,7 @@ from typing import Any
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, End, WorkloadKind
-from hpo_operator.cluster.rendering import reporting_container
+from hpo_operator.cluster.rendering import RESTORING, reporting_container
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE, NO_WEIGHTS, final_message, final_weights
 from hpo_operator.resources import StudySpec, WorkloadRef
@@ -127,12 +127,15 @@ class _Pod:
         states: dict[str, Object] = {each["name"]: each.get("state") or {} for each in statuses}
         self.waiting: list[Object] = [state["waiting"] for state in states.values() if state.get("waiting")]
         self._terminated = {each["name"]: runs[0] for each in statuses if (runs := _runs(each)) and "exitCode" in runs[0]}
-        name = reporting_container(pod["spec"], spec.template)["name"]
-        self._last: Object = self._terminated.get(name, {})
+        name = self._program = reporting_container(pod["spec"], spec.template)["name"]
+        restored = self._terminated.get(RESTORING, {})
+        # Where the checkpoint to start from could not be had, the program has not run, and this speaks for it.
+        self._last: Object = self._terminated.get(name) or (restored if restored.get("exitCode") else {})
         self.told = bool((states.get(name) or {}).get("terminated")) or (self.ended and not self.gone)
         self.exit_code: int | None = self._last.get("exitCode")
         self.report = final_message(self._last.get("message") or "")
-        self.weights = final_weights(self._last.get("message") or "")
+        told = final_weights(self._last.get("message") or "")
+        self.weights = told if told != NO_WEIGHTS else final_weights(restored.get("message") or "")
         self.reports_all = self.report is not None and (
             self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
         )
@@ -175,7 +178,7 @@ class _Pod:
             return f"{found.get('reason', 'Disrupted')}: {found.get('message', '')}".removesuffix(": ")
         culprits = {name: each for name, each in self._terminated.items() if each.get("exitCode")}
         name, ended = next(((n, e) for n, e in culprits.items() if e is self._last), next(iter(culprits.items()), ("", {})))
-        who = "The program" if ended is self._last else f"Container {name}"
+        who = "The program" if name == self._program else f"Container {name}"
         if ended.get("reason") == "OOMKilled":
             return f"{who} was killed because it used more memory than its limit (OOMKilled)."
         if ended:

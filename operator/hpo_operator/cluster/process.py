@@ -44,7 +44,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         registry, watches = CollectorRegistry(), informer.Watches()
         recorder = Recorder(client)
         kinds = [JOB, *settings.workload_kinds]
-        controller = Controller(client, store, recorder, Durations(registry), settings.workload_kinds, settings.cleanup_image)
+        images = settings.cleanup_image, settings.sdk_image
+        controller = Controller(client, store, recorder, Durations(registry), settings.workload_kinds, *images)
         served = [each.served for each in kinds]
         source = None
         if settings.prometheus is not None:

@@ -1,9 +1,10 @@
 """From a Trial to the workload that runs it. The workload is the user's: what is added is said here, and nothing else is touched.
 
 Added: labels, the environment, one owner reference; where the Study keeps checkpoints on a volume, that volume, with the Trial's
-own folder of it and, read-only, that of the Trial which it starts from; and for a Job those fields that are absent: backoffLimit,
-podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the exit codes of an infeasible
-configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
+own folder of it and, read-only, that of the Trial which it starts from, and with `restore: Copy` an init container that copies from
+the one to the other; where it keeps them in an object store, the Secret with the credentials as environment; and for a Job those
+fields that are absent: backoffLimit, podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the
+exit codes of an infeasible configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
 `spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
@@ -21,7 +22,7 @@ from typing import Any, TypeGuard
 
 from hpo_algorithms import Space
 
-from hpo_operator.environment import checkpoint_environment, trial_environment
+from hpo_operator.environment import checkpoint_environment, is_copied_for, trial_environment
 from hpo_operator.outcomes import checkpoint_folder
 from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE
 from hpo_operator.resources import API_VERSION, GROUP, PARAMETERS_ANNOTATION, NamedValue, Study, Template, Trial
@@ -38,6 +39,9 @@ METRICS_PORT_NAME = "hpo-metrics"
 TERMINATION_FILE = "/dev/termination-log"
 VOLUME = "hpo-checkpoints"
 OWN_FOLDER, DONOR_FOLDER = "/hpo/checkpoints", "/hpo/donor"
+RESTORING = "hpo-restore"  # the init container that copies a checkpoint
+RESTORE = ["python", "-m", "hpo.checkpoint", "restore"]
+COPYING = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
 MAX_PARAMETERS_LINE = 120
 MAX_SHOWN_VALUE = 20
 
@@ -92,16 +96,19 @@ def parameters_line(parameters: tuple[NamedValue, ...]) -> str:
     return line if len(line) <= MAX_PARAMETERS_LINE else line[: MAX_PARAMETERS_LINE - 1] + "…"
 
 
-def workload_manifest(study: Study, trial: Trial, space: Space) -> Object:
-    """The workload of a Trial, of the kind that its Study asks for."""
+def workload_manifest(study: Study, trial: Trial, space: Space, sdk_image: str | None = None) -> Object:
+    """The workload of a Trial, of the kind that its Study asks for. `sdk_image` copies checkpoints, else the program's own."""
     if study.spec.template.object is None or _group_kind(study.spec.template.object) == ("batch", "Job"):
-        return job_manifest(study, trial, space)
+        return job_manifest(study, trial, space, sdk_image)
     wanted = copy.deepcopy(study.spec.template.object)
     wanted.pop("status", None)
     wanted["metadata"] = _metadata(wanted.get("metadata"), study, trial)
     pods = list(pod_templates(wanted))
-    _add_environment(_programs(wanted, study.spec.template), study.spec.template, _variables(study, trial, space))
+    programs = _programs(wanted, study.spec.template)
+    _add_environment(programs, study.spec.template, _variables(study, trial, space))
+    _add_credentials(programs, study)
     _add_volume(wanted, study, trial)
+    _add_restoring(wanted, study, trial, space, sdk_image)
     for pod in pods:
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
         if _group_kind(wanted) == ("jobset.x-k8s.io", "JobSet"):
@@ -111,7 +118,7 @@ def workload_manifest(study: Study, trial: Trial, space: Space) -> Object:
     return wanted
 
 
-def job_manifest(study: Study, trial: Trial, space: Space) -> Object:
+def job_manifest(study: Study, trial: Trial, space: Space, sdk_image: str | None = None) -> Object:
     """The Job of a Trial."""
     template = study.spec.template
     wanted: Object = copy.deepcopy(template.job or template.object or {})
@@ -127,8 +134,11 @@ def job_manifest(study: Study, trial: Trial, space: Space) -> Object:
         pod_spec.setdefault("automountServiceAccountToken", False)
         if pod_spec["restartPolicy"] == "Never":  # the only one with which a podFailurePolicy is allowed
             spec.setdefault("podFailurePolicy", _failure_policy())
-        _add_environment(_programs(pod, template), template, _variables(study, trial, space))
+        programs = _programs(pod, template)
+        _add_environment(programs, template, _variables(study, trial, space))
+        _add_credentials(programs, study)
         _add_volume(pod, study, trial)
+        _add_restoring(pod, study, trial, space, sdk_image)
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
     return job
 
@@ -151,6 +161,18 @@ def volume_of(study: Study) -> Object | None:
     """The volume of a Study's checkpoints; None where it keeps none on a volume."""
     claim = study.spec.checkpoints.volume_claim if study.spec.checkpoints else None
     return {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim.name}} if claim else None
+
+
+def store_url(study: Study) -> str | None:
+    """The place of a Study's checkpoints in an object store; None where it keeps them elsewhere, or none."""
+    there = study.spec.checkpoints.object_store if study.spec.checkpoints else None
+    return f"{there.uri.rstrip('/')}/{study.metadata.uid}" if there else None
+
+
+def credentials_of(study: Study) -> list[Object]:
+    """Where containers take the credentials of an object store from: their own entries, which stand behind, go before."""
+    there = study.spec.checkpoints.object_store if study.spec.checkpoints else None
+    return [{"secretRef": {"name": there.secret_name}}] if there and there.secret_name else []
 
 
 def can_mount(study: Study) -> bool:
@@ -218,8 +240,20 @@ def _add_environment(programs: list[_Program], template: Template, variables: Ma
 
 
 def _variables(study: Study, trial: Trial, space: Space) -> dict[str, str]:
-    stored = checkpoint_environment(trial, OWN_FOLDER, DONOR_FOLDER) if volume_of(study) is not None else {}
+    stored: dict[str, str] = {}
+    if volume_of(study) is not None:
+        stored = checkpoint_environment(trial, OWN_FOLDER, DONOR_FOLDER)
+    elif (url := store_url(study)) is not None:
+        donor = trial.spec.restore_from.trial_name if trial.spec.restore_from else ""
+        stored = checkpoint_environment(trial, f"{url}/{trial.metadata.name}", f"{url}/{donor}")
     return trial_environment(study, trial, space) | stored
+
+
+def _add_credentials(programs: list[_Program], study: Study) -> None:
+    for container in (each for program in programs for each in program.containers):
+        own = container.get("envFrom") or []
+        if isinstance(own, list) and (added := credentials_of(study)):  # anything else is for the API server to refuse
+            container["envFrom"] = [*added, *own]
 
 
 def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:
@@ -227,15 +261,39 @@ def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:
     volume = volume_of(study)
     if volume is None:
         return
+    for pod in pod_templates(wanted):
+        _append(pod["spec"], "volumes", [volume])
+        for container in _containers(pod["spec"]):
+            _append(container, "volumeMounts", _mounts(study, trial))
+
+
+def _mounts(study: Study, trial: Trial) -> list[Object]:
     uid, restore = study.metadata.uid, trial.spec.restore_from
     mounts: list[Object] = [{"name": VOLUME, "mountPath": OWN_FOLDER, "subPath": checkpoint_folder(uid, trial.metadata.name)}]
     if restore is not None:
         donors = {"name": VOLUME, "mountPath": DONOR_FOLDER, "subPath": checkpoint_folder(uid, restore.trial_name)}
         mounts.append({**donors, "readOnly": True})
+    return mounts
+
+
+def _add_restoring(wanted: Object, study: Study, trial: Trial, space: Space, image: str | None) -> None:
+    """What copies the donor's checkpoint before the programs of a pod start, as whoever they run as; several pods may at once."""
+    if not is_copied_for(study, trial):
+        return
+    variables = {**_variables(study, trial, space), "HPO_TERMINATION_FILE": TERMINATION_FILE}
     for pod in pod_templates(wanted):
-        _append(pod["spec"], "volumes", [volume])
-        for container in _containers(pod["spec"]):
-            _append(container, "volumeMounts", mounts)
+        program = reporting_container(pod["spec"], study.spec.template)
+        inherited = ("securityContext",) if image else ("securityContext", "imagePullPolicy")
+        container = {
+            "name": RESTORING,
+            "image": image or program.get("image"),
+            "command": RESTORE,
+            "env": [{"name": name, "value": _literal(value)} for name, value in variables.items()],
+            "volumeMounts": _mounts(study, trial),
+            "resources": COPYING,
+            **{field: program[field] for field in inherited if field in program},
+        }
+        _append(pod["spec"], "initContainers", [container])
 
 
 def _append(place: Object, field: str, added: list[Object]) -> None:

@@ -30,6 +30,9 @@ class Settings(Resource):
     cleanup_image: str | None = Field(
         None, min_length=1, max_length=512, description="An image with `rm`, to remove checkpoints; the Trials' own when left out."
     )
+    sdk_image: str | None = Field(
+        None, min_length=1, max_length=512, description="An image with the SDK, to copy checkpoints; the Trials' own when left out."
+    )
     port: Port = Field(8080, description="Port of /metrics and /healthz; 0 for none.")
     resync_seconds: float = Field(600.0, gt=0, description="How often what may have been missed is compared with the API server.")
 

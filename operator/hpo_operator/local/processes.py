@@ -71,7 +71,7 @@ class Processes:
         self._free = list(gpus) if gpus is not None else []
         self._hand_out = gpus is not None
         self._runs: dict[int, _Run] = {}
-        self._waiting: dict[int, tuple[str, Path, Mapping[str, str]]] = {}
+        self._waiting: dict[int, tuple[str, Path, Mapping[str, str], Sequence[str]]] = {}
         self._unswept: list[Path] = []
         self._swept = time.monotonic()
 
@@ -82,18 +82,18 @@ class Processes:
         """File descriptors that become readable when a process ends; fewer than processes where the system has none."""
         return [run.handle for run in self._runs.values() if run.handle is not None]
 
-    def start(self, number: int, name: str, folder: Path, trial: Mapping[str, str]) -> None:
-        """Start a Trial's program, or let it wait for a GPU.
+    def start(self, number: int, name: str, folder: Path, trial: Mapping[str, str], before: Sequence[str] = ()) -> None:
+        """Start a Trial's program, or let it wait for a GPU. `before` is a command that becomes the one which follows it.
 
         Raises RunBroken when that is not the program's fault: the disk is full, or the system has no room for a process.
         """
         if number in self._runs or number in self._waiting:
             return
         if self._hand_out and len(self._free) < self._program.gpus:
-            self._waiting[number] = (name, folder, trial)
+            self._waiting[number] = (name, folder, trial, before)
             return
         taken = tuple(self._free.pop(0) for _ in range(self._program.gpus)) if self._hand_out else ()
-        self._launch(number, _Run(name, folder, taken, datetime.now(UTC)), trial)
+        self._launch(number, _Run(name, folder, taken, datetime.now(UTC)), trial, before)
 
     def stop(self, number: int) -> None:
         """Ask a Trial's processes to end, and make them when the grace period is over; forget one that has ended."""
@@ -109,10 +109,10 @@ class Processes:
 
     def look(self) -> dict[int, Workload]:
         """What can be seen of all Trials here, after ending those whose grace period is over."""
-        for number, (name, folder, trial) in list(self._waiting.items()):
+        for number, wanted in list(self._waiting.items()):
             if len(self._free) >= self._program.gpus:
                 del self._waiting[number]
-                self.start(number, name, folder, trial)
+                self.start(number, *wanted)
         seen = {number: self._seen(run) for number, run in self._runs.items()}
         if self._unswept and time.monotonic() - self._swept >= SWEEP_SECONDS:
             self.sweep()
@@ -152,7 +152,7 @@ class Processes:
             if alive or self._unswept:
                 self.sweep()
 
-    def _launch(self, number: int, run: _Run, trial: Mapping[str, str]) -> None:
+    def _launch(self, number: int, run: _Run, trial: Mapping[str, str], before: Sequence[str]) -> None:
         variables = {
             **trial,
             "HPO_PARAMETERS_FILE": str(run.folder / "parameters.json"),
@@ -166,7 +166,7 @@ class Processes:
         self._runs[number] = run
         try:
             run.process = subprocess.Popen(
-                command,
+                [*before, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -260,7 +260,8 @@ class LocalRunner:
         environment = trial_environment(self._study, trial, self._ledger.space)
         if self._study.spec.checkpoints is not None:
             environment |= self._weights.environment(trial)
-        self._processes.start(trial.spec.number, trial.metadata.name, self._store.folder(trial.spec.number), environment)
+        folder, before = self._store.folder(trial.spec.number), self._weights.restoring(self._study, trial)
+        self._processes.start(trial.spec.number, trial.metadata.name, folder, environment, before)
 
     def _over(self) -> bool:
         succeeded = c.condition(self._study.status.conditions, c.SUCCEEDED)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hpo_operator.environment import checkpoint_environment
+from hpo_operator.environment import checkpoint_environment, is_copied_for
 from hpo_operator.outcomes import checkpoint_folder
 from hpo_operator.planner import Cleanup
-from hpo_operator.resources import Trial
+from hpo_operator.resources import Study, Trial
 
 FOLDER = "checkpoints"
 
@@ -32,6 +33,14 @@ class Weights:
         """The variables that tell a Trial's program where checkpoints are."""
         restore = trial.spec.restore_from
         return checkpoint_environment(trial, self._folder(trial.metadata.name), self._folder(restore.trial_name) if restore else "")
+
+    def restoring(self, study: Study, trial: Trial) -> tuple[str, ...]:
+        """The command that copies the checkpoint which a Trial starts from and then becomes its program, where that does not.
+
+        `-P`: it is to find the SDK, and not what has the same name beside the program.
+        """
+        copied = is_copied_for(study, trial)
+        return (sys.executable, "-P", "-m", "hpo.checkpoint", "restore", "--") if copied else ()
 
     def collect(self, trials: Iterable[Trial]) -> Cleanup:
         """Remove the folders of these Trials."""

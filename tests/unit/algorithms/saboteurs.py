@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ from hpo_algorithms import Draw, Problem
 from hpo_algorithms.samplers.random import Random
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import History
-
-SLOW = 0.3  # seconds
 
 
 @dataclasses.dataclass
@@ -86,11 +83,18 @@ class Trusting(Honest):
         return super().draw(problem, history, numbers)
 
 
-class Slow(Honest):
+class ComparingEachWithEach(Honest):
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
-        start = time.process_time()
-        while len(history) > 1000 and time.process_time() - start < SLOW:
-            pass
+        for trial in history:
+            for other in history:
+                assert (trial is other) == (trial.number == other.number)
+        return super().draw(problem, history, numbers)
+
+
+class ComparingEachWithEachInAnArray(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        all_numbers = np.array([float(trial.number) for trial in history])
+        assert np.subtract.outer(all_numbers, all_numbers).shape == (len(history),) * 2
         return super().draw(problem, history, numbers)
 
 
@@ -113,6 +117,7 @@ SABOTEURS: dict[type, str] = {
     Verbose: "proposals_are_valid_whatever_the_order_of_results",
     Generous: "several_are_proposed_at_once",
     Trusting: "a_constant_objective_is_taken",
-    Slow: "a_proposal_after_a_long_study_comes_soon",
+    ComparingEachWithEach: "a_proposal_costs_no_more_than_its_share_of_a_long_study",
+    ComparingEachWithEachInAnArray: "a_proposal_costs_no_more_than_its_share_of_a_long_study",
     Meddling: "proposals_are_valid_whatever_the_order_of_results",
 }

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.algorithms.histories import SPACE, Run, budgeted, done, failed, on
-from tests.unit.algorithms.test_hyperband import QUICK, quickest
+from tests.unit.work import assert_linear
 
 
 def by_number(trial):  # type: ignore[no-untyped-def]
@@ -214,9 +214,12 @@ def test_any_order_of_results_promotes_at_most_one_in_eta_and_each_once(eta: int
             assert len(below) >= eta
 
 
-def test_a_proposal_after_ten_thousand_trials_is_quick() -> None:
-    run, rng = Run(ASHA(), budgeted(1, 81)), random.Random(0)
-    while len(run.history) < 10_000:
-        run.end(run.start(500), lambda trial: done(trial, rng.random()))
-    assert quickest(lambda: run.schedule.places(run.problem, run.history, 8, False)) < QUICK
-    assert quickest(lambda: run.schedule.donors(run.problem, run.history)) < QUICK
+@pytest.mark.parametrize("ask", ["places", "donors"])
+def test_what_is_asked_after_a_long_study_costs_in_proportion_to_it(ask: str) -> None:
+    def after(trials: int):  # type: ignore[no-untyped-def]
+        run, rng = Run(ASHA(), budgeted(1, 81)), random.Random(0)
+        while len(run.history) < trials:
+            run.end(run.start(500), lambda trial: done(trial, rng.random()))
+        return lambda: getattr(run.schedule, ask)(run.problem, run.history, *((8, False) if ask == "places" else ()))
+
+    assert_linear(after, 2500)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hpo_algorithms import ALGORITHMS, InvalidParameters
 
-from tests.unit.algorithms import contract
 from tests.unit.algorithms.contract import PROMISES, Method, Promise, pairs
-from tests.unit.algorithms.saboteurs import SABOTEURS, SLOW, Honest
+from tests.unit.algorithms.saboteurs import SABOTEURS, Honest
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -26,7 +25,6 @@ BY_NAME = {promised.__name__: promised for promised in PROMISES}
 @pytest.mark.parametrize(("saboteur", "name"), SABOTEURS.items(), ids=lambda each: getattr(each, "__name__", ""))
 def test_a_sampler_that_breaks_a_promise_is_found_out(saboteur: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ALGORITHMS, "saboteur", f"{saboteur.__module__}:{saboteur.__name__}")
-    monkeypatch.setattr(contract, "PATIENCE", SLOW / 2)
     with pytest.raises((AssertionError, InvalidParameters, RuntimeWarning)):
         BY_NAME[name](Method("saboteur", "flat"))
 

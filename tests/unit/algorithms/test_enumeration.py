@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import pytest
@@ -44,11 +43,10 @@ def test_a_continuous_range_is_cut_into_points_with_both_ends() -> None:
 
 
 def test_a_hundred_parameters_are_counted_and_found_at_once() -> None:
-    start = time.perf_counter()
+    """Walking through them would never end."""
     grid = Enumeration(read(WIDE).parameters, points=4)
     assert grid.size == ((4 + 1) * 512 * 3) ** 25
     assert (len(grid.at(0)), len(grid.at(grid.size - 1))) == (75, 100)  # all flags off, all on
-    assert time.perf_counter() - start < 0.5
 
 
 def test_many_parents_listed_before_their_children_are_counted_at_once() -> None:
@@ -67,10 +65,8 @@ def test_conditions_too_entangled_to_be_counted_are_refused() -> None:
     for i in range(50):
         parents = {i, (7 * i + 3) % 50, (11 * i + 5) % 50}
         spec.append({"name": f"child{i}", **flag, "when": [{"parameter": f"parent{j}", "in": ["on"]} for j in sorted(parents)]})
-    start = time.perf_counter()
-    with pytest.raises(InvalidSpace, match="too entangled"):
+    with pytest.raises(InvalidSpace, match="too entangled"):  # counting on would take 2^50 steps
         Space.from_spec(spec)
-    assert time.perf_counter() - start < 5
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63))
@@ -87,7 +83,5 @@ def test_permutations_differ_by_seed_and_look_random() -> None:
 
 
 def test_an_index_of_a_huge_permutation_is_had_at_once() -> None:
-    size = 10**30
-    start = time.perf_counter()
-    assert len({permuted(index, size, 1) for index in range(100)}) == 100
-    assert time.perf_counter() - start < 0.5
+    """Walking there would never end."""
+    assert len({permuted(index, 10**30, 1) for index in range(100)}) == 100

@@ -115,6 +115,16 @@ def test_a_generation_is_complete_with_so_many_results_and_is_overfilled_until_t
     assert [generation(trial) for trial in optimizer.ask(4)] == [1] * 4
 
 
+def test_stragglers_that_never_end_hold_no_generation_up() -> None:
+    """Half of the workers hang for ever; the others fill their places with more children."""
+    optimizer = Optimizer(WIDE, {"ga": {"mode": "generational", "population": 6}})
+    optimizer.ask(3)
+    for _ in range(30):
+        for trial in optimizer.ask(3):
+            optimizer.tell(trial.number, trial.params["x0"])
+    assert generation(optimizer.ask(1)[0]) == 90 // 6
+
+
 def test_only_the_elite_outlives_its_generation() -> None:
     history = trials(WIDE, 10, lambda p: p["x0"], memo="generation 0")
     later = trials(WIDE, 20, lambda p: 5 + p["x0"], memo="generation 1")[10:]

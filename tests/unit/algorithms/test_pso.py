@@ -114,6 +114,26 @@ def test_in_generations_the_best_of_all_is_known_when_four_fifths_have_ended() -
         assert (np.abs(x - best) <= np.abs(was - best) + 1e-6).all()
 
 
+def test_stragglers_that_never_end_count_as_the_worst_once_half_of_the_swarm_is_two_generations_ahead() -> None:
+    """Four of ten hang for ever, so that 80 % of no generation ever end. What they would have told changes nothing."""
+    optimizer = Optimizer(PLANE, {"pso": {"mode": "generational", "swarm": 10, "inertia": 0, "own": 0, "social": 1}}, seed=3)
+    first = optimizer.ask(10)
+    for trial in first[:6]:
+        optimizer.tell(trial.number, float(trial.number))
+    for _ in range(2):
+        for trial in optimizer.ask(6):
+            optimizer.tell(trial.number, 100.0 + trial.number)
+    followers = optimizer.ask(6)
+    best = motion(first[0].memo)[2]
+    latest = {motion(trial.memo)[0]: motion(trial.memo)[2] for trial in optimizer.history[:-6]}
+    for trial in followers:
+        particle, generation, x, _ = motion(trial.memo)
+        assert (particle < 6, generation) == (True, 3)
+        assert (np.abs(x - best) <= np.abs(latest[particle] - best) + 1e-6).all()
+    moved = [np.abs(motion(each.memo)[2] - latest[motion(each.memo)[0]]).max() for each in followers]
+    assert max(moved) > 0.01, "the best of all draws them"
+
+
 def test_a_swarm_of_fewer_particles_than_workers_grows() -> None:
     optimizer = Optimizer(PLANE, {"pso": {"swarm": 3}})
     particles = [motion(trial.memo)[0] for trial in optimizer.ask(5)]

@@ -422,11 +422,21 @@ SOURCES = [
         put("spec.checkpoints", {"volumeClaim": {"name": "a"}, "objectStore": {"uri": "s3://b", "secretName": "c"}}),
         "spec.checkpoints",
     ),
+    BadStudy(
+        "with checkpoints to copy from an object store, which has no folders",
+        put("spec.checkpoints", {"objectStore": {"uri": "s3://b", "secretName": "c"}, "restore": "Copy"}),
+        "spec.checkpoints.restore",
+    ),
     BadStudy("with a volume of no name", put("spec.checkpoints.volumeClaim", {}), "spec.checkpoints.volumeClaim.name"),
     BadStudy(
-        "with an object store without a Secret",
-        put("spec.checkpoints.objectStore", {"uri": "s3://b"}),
-        "spec.checkpoints.objectStore.secretName",
+        "with an object store that is a folder",
+        put("spec.checkpoints", {"objectStore": {"uri": "/data/weights"}}),
+        "spec.checkpoints.objectStore.uri",
+    ),
+    BadStudy(
+        "with an object store outside of its prefix",
+        put("spec.checkpoints", {"objectStore": {"uri": "s3://bucket/a/../../b"}}),
+        "spec.checkpoints.objectStore.uri",
     ),
     BadStudy("warm-started from a Study of no name", put("spec.warmStart.studies", [{}]), "spec.warmStart.studies[0].name"),
     BadStudy(

@@ -108,13 +108,16 @@ class StudyBuilder:
     def ttl(self, seconds: int) -> Self:
         return self._with(workload_ttl_seconds=seconds, edited=True)
 
-    def keeping_checkpoints(self) -> Self:
-        return self._with(checkpoints={"volume_claim": {"name": "weights"}})
+    def keeping_checkpoints(self, **more: str) -> Self:
+        return self._with(checkpoints={"volume_claim": {"name": "weights"}, **more})
 
     def being_deleted(self) -> Self:
         changed = copy.copy(self)
         changed._deleted = at(0)
         return changed
+
+    def keeping_objects(self, secret: str | None = "s3-rights") -> Self:
+        return self._with(checkpoints={"object_store": {"uri": "s3://bucket/team-a/", "secret_name": secret}})
 
     def standing_at(self, status: StudyStatus) -> Self:
         """With a status, such as an earlier plan has written."""

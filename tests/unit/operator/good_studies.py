@@ -95,6 +95,10 @@ def good_studies() -> dict[str, Manifest]:
             template={"object": {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "spec": {"replicatedJobs": []}}}
         ),
         "a Study on a volume": _changed(checkpoints={"volumeClaim": {"name": "study-ckpt"}}),
+        "a Study whose pods have the rights to an object store": _changed(checkpoints={"objectStore": {"uri": "gs://bucket"}}),
+        "a Study whose programs know only their own folder": _changed(
+            checkpoints={"volumeClaim": {"name": "study-ckpt"}, "restore": "Copy"}
+        ),
         "a Study with a configuration to try first": _changed(warmStart={"configurations": [_given("0.01", "sgd")]}),
     }
     for name, settings in _methods():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
 from hpo._checkpoints_manifest import read_manifest, verify
@@ -310,3 +311,84 @@ def test_nothing_outside_a_study_s_own_folder_can_be_removed_and_no_link_is_foll
     with pytest.raises(OSError, match="linked"):
         remove(tmp_path / "linked", ["precious"])
     assert (outside / "precious").is_dir()
+
+
+# Programs that know only their own folder
+
+# It never hears of the SDK: it looks for the newest step in the folder that it is told of, and writes there as any language can.
+UNKNOWING = """
+import hashlib, json, os, pathlib, sys
+
+folder, number = pathlib.Path(os.environ["HPO_CHECKPOINT_DIR"]), int(os.environ["HPO_TRIAL_NUMBER"])
+assert "hpo" not in sys.modules
+folder.mkdir(parents=True, exist_ok=True)
+newest = max((int(each.name[5:]) for each in folder.glob("step-*")), default=0)
+weights = json.loads((folder / f"step-{newest}" / "weights.json").read_text()) if newest else []
+with open("began", "a") as file:
+    print(number, newest, file=file)
+for step in range(newest + 1, int(os.environ["HPO_BUDGET"]) + 1):
+    weights.append([number, step])
+    draft = folder / f"draft-{step}"
+    draft.mkdir()
+    content = json.dumps(weights).encode()
+    (draft / "weights.json").write_bytes(content)
+    line = f"{hashlib.sha256(content).hexdigest()} {len(content)} weights.json\\n"
+    digest = "sha256:" + hashlib.sha256(f"step {step}\\n{line}".encode()).hexdigest()
+    files = [{"path": "weights.json", "size": len(content), "sha256": line[:64]}]
+    (draft / "manifest.json").write_text(json.dumps({"hpo": 1, "step": step, "digest": digest, "files": files}))
+    draft.rename(folder / f"step-{step}")
+    if os.path.exists(f"stop-{number}-{step}"):
+        import time
+        open("waits", "w").write("waits\\n")
+        time.sleep(600)
+print("loss =", float(os.environ["HPO_PARAM_X"]) + 1 / (1 + len(weights)))
+"""
+
+
+def write_unknowing(laptop):
+    """Under `hpo exec`, which tells what stands in the folder."""
+    command = [sys.executable, "-m", "hpo", "exec", "--", *laptop.script("train.py", UNKNOWING)]
+    copying = {"checkpoints": {**STORE["checkpoints"], "restore": "Copy"}}
+    laptop.write(command, **{"parallelism": 2, **HALVING, **ORDERED, **copying})
+
+
+def newest_weights(laptop, trial):
+    return json.loads((store(laptop).parent / trial.status.checkpoint.path / "weights.json").read_text())
+
+
+def test_a_program_that_knows_only_its_own_folder_goes_on_from_its_donor_s_weights(laptop):
+    write_unknowing(laptop)
+    trials = run(laptop)
+    assert set(laptop.reasons()) == {c.COMPLETED}
+    assert len(promoted(trials)) == 2 + 1
+    for trial in promoted(trials):
+        donor = trials[trial.spec.restore_from.number]
+        assert f"{trial.spec.number} {donor.spec.budget}" in laptop.lines("began")
+        assert (trial.status.restored.trial_name, trial.status.restored.step) == (donor.metadata.name, donor.spec.budget)
+    best = trials[laptop.recorded().status.best[0].number]
+    lineage = [trials[best.spec.restore_from.number].spec.restore_from.number, best.spec.restore_from.number, best.spec.number]
+    assert newest_weights(laptop, best) == [[lineage[0], 1], [lineage[1], 2], [lineage[2], 3], [lineage[2], 4]]
+
+
+def test_after_kill_9_such_a_program_s_own_newest_checkpoint_goes_before_its_donor_s(laptop):
+    write_unknowing(laptop)
+    (laptop.folder / "stop-6-3").touch()
+    process = laptop.start("--quiet")
+    wait_until(lambda: laptop.lines("waits"), "the last Trial is under way", process)
+    process.kill()
+    process.wait()
+    (laptop.folder / "stop-6-3").unlink()
+    trials = run(laptop)
+    assert laptop.lines("began")[-2:] == ["6 2", "6 3"]
+    assert [step for number, step in newest_weights(laptop, trials[6]) if number == 6] == [3, 4]
+
+
+def test_such_a_program_is_not_run_without_its_donor_s_checkpoint(laptop):
+    write_unknowing(laptop)
+    program = laptop.folder / "train.py"
+    program.write_text(program.read_text() + "\nif number == 0:\n    (folder / 'step-1' / 'weights.json').write_text('[[9, 9]]')\n")
+    trials = run(laptop)
+    (lost,) = [trial for trial in trials.values() if reason(trial) == c.DONOR_UNAVAILABLE]
+    assert lost.spec.restore_from.number == 0
+    assert str(lost.spec.number) not in {line.split()[0] for line in laptop.lines("began")}
+    assert laptop.ended() == c.SCHEDULE_FINISHED

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import time
 from typing import Any
 
 import pytest
@@ -254,11 +253,10 @@ def test_what_is_no_number_is_none(value: object) -> None:
         assert found is None
 
 
-def test_a_megabyte_of_digits_is_refused_as_fast_as_it_is_read() -> None:
-    began = time.process_time()
-    assert number("1" * 1_000_000 + "x") is None
-    assert number("1." * 500_000) is None
-    assert time.process_time() - began < 1.0
+def test_megabytes_of_digits_are_refused_as_fast_as_they_are_read() -> None:
+    """By a search that starts anew at each digit this would not come back within the day."""
+    assert number("1" * 10_000_000 + "x") is None
+    assert number("1." * 5_000_000) is None
 
 
 # Aggregates

@@ -395,3 +395,28 @@ def test_the_command_says_what_is_wrong_by_its_exit_code(trial, donor, tmp_path)
         assert restore(trial, donor, *arguments).returncode == 2
     assert trial.run(sys.executable, "-m", "hpo.checkpoint").returncode == 2
     assert trial.run(sys.executable, "-m", "hpo.checkpoint", "--help").stdout.startswith(b"usage: ")
+
+
+def test_the_command_becomes_the_program_once_the_folder_is_prepared(trial, donor, tmp_path):
+    given(trial, donor, tmp_path)
+    done = restore(trial, donor, "--", "sh", "-c", f'echo "$0 $@" $$; ls {tmp_path}/own; exit 5', "a", "--b")
+    assert (done.returncode, done.stderr) == (5, b"")
+    assert done.stdout.split()[:2] == [b"a", b"--b"]
+    assert done.stdout.endswith(b"\nstep-4\n")
+    assert trial.message["restored"]["from"] == "digits-3"
+
+
+def test_without_its_checkpoint_the_program_is_not_run(trial, donor, tmp_path):
+    given(trial, donor, tmp_path)
+    remove_a_file(donor.path)
+    done = restore(trial, donor, "--", "touch", tmp_path / "ran")
+    assert (done.returncode, (tmp_path / "ran").exists()) == (87, False)
+    assert "donorUnavailable" in trial.message
+
+
+def test_a_program_that_is_missing_is_told(trial, donor, tmp_path):
+    given(trial, donor, tmp_path)
+    done = restore(trial, donor, "--", "no-such-program")
+    assert (done.returncode, done.stdout) == (127, b"")
+    assert b"no-such-program could not be started: No such file" in done.stderr
+    assert restore(trial, donor, "--").returncode == 2

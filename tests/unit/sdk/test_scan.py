@@ -1,7 +1,6 @@
 """Finding metrics in what programs print."""
 
 import math
-import time
 
 import pytest
 from hpo._errors import InvalidPattern, InvalidStep
@@ -168,9 +167,8 @@ def test_of_an_endless_line_little_is_kept_and_the_next_line_is_found():
     "text", ["a" * 65_000, "a=" * 32_000, "a " * 32_000, "=" * 65_000, "1" * 65_000, "epoch" * 13_000, " " * 65_000]
 )
 def test_no_line_makes_the_default_patterns_slow(text):
-    start = time.process_time()
-    found_in(text)
-    assert time.process_time() - start < 1
+    """A pattern that goes back over what it has read would take hours for these lines, not a moment."""
+    found_in("\n".join([text] * 40))
 
 
 def test_bytes_that_are_no_text_are_searched_around():

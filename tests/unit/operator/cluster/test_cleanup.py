@@ -93,3 +93,20 @@ def test_the_store_takes_it_for_no_trial_s_workload() -> None:
     assert state.cleanup is job
     assert store.workload("DELETED", job) == "study-uid"
     assert state.cleanup is None
+
+
+def test_in_an_object_store_the_sdk_removes_below_the_study_s_own_prefix_with_the_trials_rights() -> None:
+    study = the_study(serviceAccountName="trainer", container={"env": [{"name": "AWS_REGION", "value": "eu-central-1"}]})
+    kept = a_study().keeping_objects().build().spec.checkpoints
+    study = study.model_copy(update={"spec": study.spec.model_copy(update={"checkpoints": kept})})
+    job = cleanup_manifest(study, [3, 12], "busybox")
+    (container,) = pod_of(job)["containers"]
+    place = "s3://bucket/team-a/study-uid"
+    removing = ["python", "-m", "hpo.checkpoint", "remove", "--store", place, "--", "digits-3", "digits-12"]
+    assert (container["image"], container["command"]) == ("trainer:1", removing)
+    assert container["envFrom"] == [{"secretRef": {"name": "s3-rights"}}]
+    assert container["env"] == [{"name": "AWS_REGION", "value": "eu-central-1"}]
+    assert pod_of(job)["serviceAccountName"] == "trainer"
+    assert "volumes" not in pod_of(job)
+    assert seen_cleanup(job) == Cleanup((3, 12))
+    assert pod_of(cleanup_manifest(study, [3], "busybox", "sdk:1"))["containers"][0]["image"] == "sdk:1"

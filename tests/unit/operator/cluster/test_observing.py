@@ -10,7 +10,7 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
 from hpo_operator.cluster.observing import gpus_of, observe, observe_job
 from hpo_operator.outcomes import outcome_of
-from hpo_operator.reports import Saved
+from hpo_operator.reports import Restored, Saved
 from hpo_operator.resources import Study, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
 
@@ -467,3 +467,28 @@ def test_a_program_that_cannot_have_its_donor_s_checkpoint_has_ended_for_good() 
     assert (found.phase, found.reason, found.exit_code) == (Phase.FAILED, c.DONOR_UNAVAILABLE, 87)
     assert found.report is not None
     assert found.report.donor_unavailable == "the content of 'w' has changed"
+
+
+def test_where_the_checkpoint_is_copied_for_the_program_what_copies_it_speaks_until_the_program_does() -> None:
+    message = json.dumps({"hpo": 1, "donorUnavailable": "the content of 'w' has changed"})
+    found = seen(a_job().failed("PodFailurePolicy"), a_pod().failed(87, message, container="hpo-restore"))
+    assert (found.phase, found.reason, found.exit_code) == (Phase.FAILED, c.DONOR_UNAVAILABLE, 87)
+    assert found.report is not None
+    assert found.report.donor_unavailable == "the content of 'w' has changed"
+    found = seen(a_job().failed(), a_pod().failed(1, "no space left", container="hpo-restore"))
+    assert found.message == "Container hpo-restore ended with exit code 1; its last words: no space left."
+
+
+def test_what_was_copied_for_a_program_that_says_nothing_of_checkpoints_is_known() -> None:
+    copied = json.dumps(
+        {
+            "hpo": 1,
+            "checkpoint": {"step": 3, "digest": DIGEST, "path": "step-3", "bytes": 5},
+            "restored": {"from": "digits-7", "step": 3, "bytes": 5, "seconds": 0.1},
+        }
+    )
+    pod = a_pod().failed(0, copied, container="hpo-restore")
+    found = seen(a_job().complete(), pod.succeeded(said(loss=0.25)))
+    assert found.weights.saved == Saved(3, DIGEST, 5)
+    assert found.weights.restored == Restored("digits-7", 3, 5, 0.1)
+    assert seen(a_job().complete(), pod.succeeded(TOLD)).weights.saved == Saved(9, DIGEST, 5)

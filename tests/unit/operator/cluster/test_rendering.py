@@ -361,6 +361,75 @@ def test_volumes_of_the_template_stay_and_every_pod_template_gets_the_folder() -
     assert first["containers"][0]["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
 
 
+def rendered_to_copy(wanted: Object | None = None, donor: int | None = None, sdk_image: str | None = None) -> Object:
+    study = running_object(a_study().keeping_checkpoints(restore="Copy"), wanted)
+    trial = a_trial(3) if donor is None else a_trial(3).restoring(donor)
+    return workload_manifest(study, trial.build(), problem_of(study.spec, 0).space, sdk_image)
+
+
+def test_where_it_is_copied_for_the_program_an_init_container_sees_what_the_program_sees_and_runs_as_it_does() -> None:
+    own = {"name": "unpacking", "image": "tar"}
+    template = a_pod_template("main")
+    template["spec"]["initContainers"] = [own]
+    template["spec"]["containers"][0] |= {"securityContext": {"runAsUser": 7}, "imagePullPolicy": "Always"}
+    pod = rendered_to_copy({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}}, donor=7)["spec"]["template"][
+        "spec"
+    ]
+    (container,) = pod["containers"]
+    assert pod["initContainers"][0] == own
+    added = pod["initContainers"][1]
+    assert added["command"] == ["python", "-m", "hpo.checkpoint", "restore"]
+    for field in ("image", "volumeMounts", "securityContext", "imagePullPolicy"):
+        assert added[field] == container[field]
+    assert variables(added)["HPO_RESTORE_DIGEST"] == "d"
+    assert variables(added)["HPO_TERMINATION_FILE"] == "/dev/termination-log"
+    assert "HPO_METRICS_PORT" not in variables(added)
+
+
+def test_the_installer_s_image_copies_where_programs_lack_the_sdk() -> None:
+    pod = rendered_to_copy(donor=7, sdk_image="sdk:1")["spec"]["template"]["spec"]
+    assert [each["image"] for each in pod["initContainers"]] == ["sdk:1"]
+    assert "imagePullPolicy" not in pod["initContainers"][0]
+
+
+def test_nothing_is_copied_for_a_trial_that_starts_from_nothing_or_copies_itself() -> None:
+    assert "initContainers" not in rendered_to_copy()["spec"]["template"]["spec"]
+    assert "initContainers" not in rendered_with_checkpoints(donor=7)["spec"]["template"]["spec"]
+
+
+def test_it_is_copied_in_every_pod_since_any_may_start_first() -> None:
+    workload = rendered_to_copy(a_jobset(lead=a_pod_template("a"), worker=a_pod_template("b")), donor=7)
+    assert [len(pod["spec"]["initContainers"]) for pod in pod_templates(workload)] == [1, 1]
+
+
+def rendered_with_objects(wanted: Object | None = None, donor: int | None = None, secret: str | None = "s3-rights") -> Object:
+    study = running_object(a_study().keeping_objects(secret), wanted)
+    trial = a_trial(3) if donor is None else a_trial(3).restoring(donor)
+    return workload_manifest(study, trial.build(), problem_of(study.spec, 0).space)
+
+
+def test_in_an_object_store_a_trial_is_told_its_own_place_and_its_donor_s_below_the_study_s_uid() -> None:
+    pod = rendered_with_objects(donor=7)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    found = variables(container)
+    assert found["HPO_CHECKPOINT_DIR"] == "s3://bucket/team-a/study-uid/digits-3"
+    assert found["HPO_RESTORE_DIR"] == "s3://bucket/team-a/study-uid/digits-7/step-3"
+    assert "volumes" not in pod
+    assert "volumeMounts" not in container
+
+
+def test_the_secret_becomes_environment_and_what_the_template_names_itself_goes_before_it() -> None:
+    template, own = a_pod_template("main", "helper"), {"configMapRef": {"name": "own"}}
+    template["spec"]["containers"][0]["envFrom"] = [own]
+    pod = rendered_with_objects({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}})["spec"]["template"][
+        "spec"
+    ]
+    secret = {"secretRef": {"name": "s3-rights"}}
+    assert [each["envFrom"] for each in pod["containers"]] == [[secret, own], [secret]], "the last entry wins"
+    pod = rendered_with_objects(secret=None)["spec"]["template"]["spec"]
+    assert "envFrom" not in pod["containers"][0]
+
+
 def test_without_checkpoints_no_volume_is_added() -> None:
     pod = rendered_job(a_job())["spec"]["template"]["spec"]
     assert "volumes" not in pod
