@@ -50,7 +50,7 @@ endef
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
 	@echo "== Tests on a real control plane (its programs are built at first: some fifteen minutes)"
 	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
-	$(BIN)/python -m tests.testbed build control-plane metrics chart && \
+	$(BIN)/python -m tests.testbed build control-plane metrics chart queues && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
 
 .PHONY: node

@@ -12,7 +12,7 @@ from tests.control_plane.building import (
     BEST,
     PATIENCE,
     VERSION,
-    define_jobsets,
+    define,
     has_ended,
     no_workloads,
     number,
@@ -21,7 +21,7 @@ from tests.control_plane.building import (
 )
 from tests.control_plane.chronicle import Chronicle
 from tests.control_plane.crowd import JOB, Crowd, message_of, metrics_of, runs, status_of
-from tests.control_plane.operator_process import NAME, NAMESPACE, write_settings
+from tests.control_plane.operator_process import grant, write_settings
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
 from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, OPTIMUM, of_trial
@@ -88,13 +88,8 @@ def crowd(scene: Scene) -> Iterator[Crowd]:
 
 def allow_jobsets(plane: ControlPlane) -> None:
     """Defines JobSets, which nothing runs, and gives the operator the right to make them, as whoever allows a kind must."""
-    define_jobsets(plane)
-    group, name = "rbac.authorization.k8s.io", f"{NAME}-jobsets"
-    rule = {"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch", "create", "delete"]}
-    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
-    binding = {"roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}, "subjects": [subject]}
-    for kind, fields in (("ClusterRole", {"rules": [rule]}), ("ClusterRoleBinding", binding)):
-        plane.apply([{"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}, **fields}])
+    define(plane, "jobsets.jobset.x-k8s.io")
+    grant(plane, "jobset.x-k8s.io", "jobsets")
 
 
 def report(loss: float) -> str:

@@ -27,6 +27,7 @@ IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName
 DEADLINE_EXCEEDED = "DeadlineExceeded"  # as a Job, a RayJob and the kubelet say it
 FINAL = {INFEASIBLE_EXIT_CODE: c.INFEASIBLE, DONOR_UNAVAILABLE_EXIT_CODE: c.DONOR_UNAVAILABLE}  # another try would end the same
 GONE = "gone"  # a field that the store sets on a pod that it keeps after its deletion
+CLAIMED = "claimed"  # and one with the GPUs that a pod gets by its resource claims
 
 _GPU = re.compile(r"[^/]+/(gpu|mig-).*")
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -58,7 +59,8 @@ def observe(
     if workload is None:
         return _absent(last, known, everything_ended)
     created = _time(workload["metadata"].get("creationTimestamp"))
-    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created)]
+    began = _resumed(workload) or created
+    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), began)]
     end = kind.end_of(workload)
     counting = _counting(kind, workload, own, end)
     seen = _reporter(spec, counting, finished=end is not None)
@@ -97,13 +99,16 @@ def reference(workload: Object) -> WorkloadRef:
 
 
 def gpus_of(pod: Object) -> int:
-    """How many GPUs a pod holds: its containers' together, or what an init container needs before; a MIG slice counts as one."""
+    """How many GPUs a pod holds: its containers' together, or what an init container needs before; a MIG slice counts as one.
+
+    What it gets by resource claims is its own from its start to its end.
+    """
     together, before = 0, 0
     for container in pod["spec"].get("initContainers") or ():
         if container.get("restartPolicy") == "Always":  # it stays beside the others
             together += _gpus(container)
         before = max(before, together + (0 if container.get("restartPolicy") == "Always" else _gpus(container)))
-    return max(before, together + sum(map(_gpus, pod["spec"]["containers"])))
+    return max(before, together + sum(map(_gpus, pod["spec"]["containers"]))) + int(pod.get(CLAIMED, 0))
 
 
 class _Pod:
@@ -304,6 +309,14 @@ def _holds(pods: Iterable[_Pod]) -> tuple[Hold, ...]:
 
 def _latest(pods: Iterable[_Pod]) -> datetime | None:
     return max((pod.finished for pod in pods if pod.finished), default=None)
+
+
+def _resumed(workload: Object) -> datetime | None:
+    """When its queue has last admitted a workload; pods from before an eviction are no part of what runs since then."""
+    for each in (workload.get("status") or {}).get("conditions") or ():
+        if each.get("type") == "Suspended" and each.get("status") == "False":
+            return _time(each.get("lastTransitionTime"))
+    return None
 
 
 def _active(workload: Object) -> bool:

@@ -3,7 +3,8 @@
 Added: labels, the environment, one owner reference; where the Study keeps checkpoints on a volume, that volume, with the Trial's
 own folder of it and, read-only, that of the Trial which it starts from; and for a Job those fields that are absent: backoffLimit,
 podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the exit codes of an infeasible
-configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
+configuration and of a checkpoint that cannot be had, restartPolicy, and no API token. Where the Study names PriorityClasses by
+rung, a pod template without one gets that of the Trial's rung.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
 `spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
@@ -104,6 +105,7 @@ def workload_manifest(study: Study, trial: Trial, space: Space) -> Object:
     _add_volume(wanted, study, trial)
     for pod in pods:
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
+        _set_priority(pod["spec"], study, trial)
         if _group_kind(wanted) == ("jobset.x-k8s.io", "JobSet"):
             pod["spec"].setdefault("automountServiceAccountToken", False)
     if _is_workflow(wanted) and isinstance(wanted.get("spec"), dict):
@@ -130,6 +132,7 @@ def job_manifest(study: Study, trial: Trial, space: Space) -> Object:
         _add_environment(_programs(pod, template), template, _variables(study, trial, space))
         _add_volume(pod, study, trial)
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
+        _set_priority(pod_spec, study, trial)
     return job
 
 
@@ -236,6 +239,14 @@ def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:
         _append(pod["spec"], "volumes", [volume])
         for container in _containers(pod["spec"]):
             _append(container, "volumeMounts", mounts)
+
+
+def _set_priority(pod_spec: Object, study: Study, trial: Trial) -> None:
+    """The class of a Trial's rung, so that what was promoted goes before what is only tried."""
+    classes, slot = study.spec.template.priority_classes, trial.spec.slot
+    if classes and "priority" not in pod_spec:
+        rung = slot.rung or 0 if slot else 0
+        pod_spec.setdefault("priorityClassName", classes[min(rung, len(classes) - 1)])
 
 
 def _append(place: Object, field: str, added: list[Object]) -> None:
