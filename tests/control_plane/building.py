@@ -177,4 +177,4 @@ def define(plane: ControlPlane, name: str) -> None:
             raise
         pytest.skip(f"the module of {name} is not there: {error}")
     plane.kubectl("apply", "--server-side", "--filename", str(file))
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{name}")
+    plane.wait_until_served(name)

@@ -78,7 +78,8 @@ class QueuedControlPlane(ControlPlane):
         shipped = self.kubectl("kustomize", str(sources(controller.name) / "config" / "default"))
         documents = [_at(controller, each) for each in shipped.split("\n---\n") if not _NOT_HERE.search(each)]
         self.kubectl("apply", "--server-side", "--filename", "-", input="\n---\n".join(documents))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        for each in self.api.objects("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+            self.wait_until_served(each["metadata"]["name"])
         folder = self.state / controller.name
         certificates = folder / "tmp" / _CERTIFICATES
         certificates.mkdir(parents=True)

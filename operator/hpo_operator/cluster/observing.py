@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from hpo_operator import conditions as c
@@ -59,8 +59,8 @@ def observe(
     if workload is None:
         return _absent(last, known, everything_ended)
     created = _time(workload["metadata"].get("creationTimestamp"))
-    began = _resumed(workload) or created
-    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), began)]
+    resumed = _resumed(workload)
+    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created) and not pod.left_before(resumed)]
     end = kind.end_of(workload)
     counting = _counting(kind, workload, own, end)
     seen = _reporter(spec, counting, finished=end is not None)
@@ -148,6 +148,7 @@ class _Pod:
         began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
         self.began = min(filter(None, began), default=None)
         self.vanished = _time(metadata.get("deletionTimestamp"))
+        self._grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
 
     @property
     def place(self) -> object:
@@ -158,6 +159,15 @@ class _Pod:
         """Whether it is of this workload, and not of an earlier one of the same Trial."""
         owner = self.labels.get(_UID_LABELS.get(kind.key, ""), uid)
         return bool(owner == uid) and (self.created is None or created is None or self.created >= created)
+
+    def left_before(self, resumed: datetime | None) -> bool:
+        """Whether it was asked to go before its workload was admitted again, and is no part of what runs since then.
+
+        Its age would not tell: a Job's controller makes pods first, and says afterwards that the Job goes on.
+        """
+        if resumed is None or self.vanished is None:
+            return False
+        return self.vanished - self._grace <= resumed  # Kubernetes notes the end of the grace that was given
 
     def trouble(self) -> datetime | None:
         """When it was struck, or failed by itself."""
@@ -312,7 +322,7 @@ def _latest(pods: Iterable[_Pod]) -> datetime | None:
 
 
 def _resumed(workload: Object) -> datetime | None:
-    """When its queue has last admitted a workload; pods from before an eviction are no part of what runs since then."""
+    """When its queue has last admitted a workload."""
     for each in (workload.get("status") or {}).get("conditions") or ():
         if each.get("type") == "Suspended" and each.get("status") == "False":
             return _time(each.get("lastTransitionTime"))

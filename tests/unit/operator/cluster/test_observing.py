@@ -180,11 +180,12 @@ def test_a_Job_that_is_suspended_while_it_runs_waits_again_and_what_its_old_pod_
 
 def test_what_a_Job_ran_before_its_queue_took_its_place_away_is_no_part_of_what_runs_once_it_is_admitted_again() -> None:
     """A program that is asked to stop may end well, and with what it had reached."""
-    before = a_pod("first").gpus(2).succeeded(said(loss=0.5), since=at(10), until=at(40)).gone()
+    before = a_pod("first").gpus(2).succeeded(said(loss=0.5), since=at(10), until=at(40))
+    before = before.deleting(at(65)).having("metadata", "deletionGracePeriodSeconds", value=30).gone()
     admitted = a_job().condition("Suspended", status="False", when=at(60))
     waiting = seen(admitted, before)
     assert (waiting.phase, waiting.report, waiting.gpu_seconds(at(80))) == (Phase.PENDING, None, 0)
-    again = seen(admitted, before, a_pod("second").gpus(2).created(at(60)).running(at(70)))
+    again = seen(admitted, before, a_pod("second").gpus(2).created(at(59)).running(at(70)))  # made before that was said
     assert (again.phase, again.started, again.gpu_seconds(at(80))) == (Phase.RUNNING, at(70), 20)
 
 
