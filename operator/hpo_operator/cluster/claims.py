@@ -41,7 +41,7 @@ async def claimed_gpus(client: Client, study: Study, classes: Collection[str]) -
 def gpus_in(template: Object, classes: Collection[str]) -> int:
     """How many devices of these classes a ResourceClaimTemplate asks for; of alternatives the first, which is preferred."""
     requests = ((template.get("spec") or {}).get("spec") or {}).get("devices", {}).get("requests") or ()
-    first = [each.get("exactly") or next(iter(each.get("firstAvailable") or ()), {}) for each in requests]
+    first: list[Object] = [each.get("exactly") or next(iter(each.get("firstAvailable") or ()), {}) for each in requests]
     return sum(each.get("count") or 1 for each in first if each.get("deviceClassName") in classes)
 
 
