@@ -48,7 +48,7 @@ endef
 
 .PHONY: control-plane
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
-	@echo "== Tests on a real control plane (its programs are built at first: some fifteen minutes)"
+	@echo "== Tests on a real control plane (its programs are built at first: some twenty minutes)"
 	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
 	$(BIN)/python -m tests.testbed build control-plane metrics chart queues && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"

@@ -175,6 +175,29 @@ def test_a_Trial_whose_workload_is_deactivated_waits_until_it_is_active_again_al
     assert evicted["status"]["gpuSeconds"] < trial["status"]["gpuSeconds"] <= evicted["status"]["gpuSeconds"] + 12
 
 
+def test_the_queue_goes_by_the_priority_of_a_Trials_rung(
+    studies: ControlPlane, namespace: str, queue: Queue, operators: Operators
+) -> None:
+    for name, value in (("tried", 100), ("promoted", 1000)):
+        made: Object = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value}
+        studies.apply([made])
+    template = {**queued(queue(2), {DELAY: "100ms"}), "priorityClasses": ["tried", "promoted"]}
+    rungs = {"schedule": {"asha": {"eta": 2}}, "budget": {"min": 1, "max": 4, "unit": "epochs"}}
+    wanted = study("ranked", namespace, trials=8, template=template, **rungs)
+    operators(namespace).start()
+    studies.apply([wanted])
+    assert end_of(studies, wanted)["status"]["trials"]["completed"] == 8
+    given = {each["metadata"]["name"]: each["spec"]["priority"] for each in studies.api.objects(KUEUE, "Workload", namespace)}
+    ranks = {(each["spec"]["slot"]["rung"], _priority(given, each)) for each in trials(studies, wanted)}
+    assert {(0, 100), (1, 1000)} <= ranks <= {(0, 100), (1, 1000), (2, 1000)}
+
+
+def _priority(given: dict[str, int], trial: Object) -> int:
+    """Of the Trial's Kueue Workload, whose name begins with that of its Job."""
+    name = f"job-{trial['metadata']['name']}-"
+    return next(value for workload, value in given.items() if workload.startswith(name))
+
+
 def test_Trials_that_wait_in_a_queue_are_suspended_and_resumed_with_their_Study(
     studies: ControlPlane, namespace: str, queue: Queue, operators: Operators
 ) -> None:

@@ -15,7 +15,7 @@ from hpo_operator.resources import Study, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
 
 from tests.unit.operator.builders import DIGEST, a_study, at
-from tests.unit.operator.cluster.objects import ObjectBuilder, PodBuilder, a_job, a_pod, an_object, running_object, said
+from tests.unit.operator.cluster.objects import ObjectBuilder, PodBuilder, a_job, a_pod, an_object, running_object, said, stamp
 
 JOBSET = WorkloadKind(api_version="jobset.x-k8s.io/v1alpha2", kind="JobSet")
 RAY_JOB = WorkloadKind(api_version="ray.io/v1", kind="RayJob")
@@ -187,6 +187,13 @@ def test_what_a_Job_ran_before_its_queue_took_its_place_away_is_no_part_of_what_
     assert (waiting.phase, waiting.report, waiting.gpu_seconds(at(80))) == (Phase.PENDING, None, 0)
     again = seen(admitted, before, a_pod("second").gpus(2).created(at(59)).running(at(70)))  # made before that was said
     assert (again.phase, again.started, again.gpu_seconds(at(80))) == (Phase.RUNNING, at(70), 20)
+
+
+def test_so_it_is_with_a_RayJob_which_has_no_conditions() -> None:
+    before = a_pod("first").gpus(2).failed(143, since=at(10), until=at(40)).deleting(at(40)).gone()
+    admitted = an_object(RAY_JOB.api_version, RAY_JOB.kind).having("status", "startTime", value=stamp(at(60)))
+    again = seen(admitted, before, a_pod("second").gpus(2).created(at(62)).running(at(70)), kind=RAY_JOB)
+    assert (again.phase, again.gpu_seconds(at(80))) == (Phase.RUNNING, 20)
 
 
 # Disruptions
