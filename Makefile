@@ -48,9 +48,9 @@ endef
 
 .PHONY: control-plane
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
-	@echo "== Tests on a real control plane (its programs are built at first: some fifteen minutes)"
+	@echo "== Tests on a real control plane (its programs are built at first: some twenty minutes)"
 	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
-	$(BIN)/python -m tests.testbed build control-plane metrics chart && \
+	$(BIN)/python -m tests.testbed build control-plane metrics chart queues && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
 
 .PHONY: node
@@ -73,6 +73,14 @@ constraints:  ## Resolve the newest versions anew into constraints.txt
 	build/constraints/bin/pip install --quiet setuptools ./sdk '.[operator,test]'
 	{ head -2 constraints.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+
+.PHONY: sbom
+sbom:  ## Write build/hpo-operator.cdx.json: what the operator's image holds besides Python, with versions and licences
+	rm -rf build/sbom build/contents && $(PYTHON) -m venv build/sbom && $(PYTHON) -m venv --without-pip build/contents
+	build/sbom/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt 'cyclonedx-bom==7.5.0' setuptools wheel
+	build/sbom/bin/pip --disable-pip-version-check --python build/contents install --quiet --constraint constraints.txt ./sdk '.[operator]'
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/hpo-operator.cdx.json build/contents
+	@echo "== build/hpo-operator.cdx.json: $$(grep -c '"purl"' build/hpo-operator.cdx.json) components"
 
 .PHONY: clean
 clean:  ## Remove what the other targets have made, but no results

@@ -69,7 +69,8 @@ class View:
     `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown. `metrics` is what stands to
     be said of the source of metrics: status, reason and message of `MetricsAvailable`; None where there is no such source.
     Before `status_due` the Study's status is written only for its end; None when it may be at any time.
-    `cleanup` is the removal of checkpoints that is at work, or has ended and not been put away.
+    `cleanup` is the removal of checkpoints that is at work, or has ended and not been put away. `max_pending` is how many of a
+    Study's workloads may wait for their pods to run; None where the installer sets no bound.
     """
 
     study: Study
@@ -82,6 +83,7 @@ class View:
     metrics: tuple[Truth, str, str] | None = None
     status_due: datetime | None = None
     cleanup: Cleanup | None = None
+    max_pending: int | None = None
 
 
 # Actions

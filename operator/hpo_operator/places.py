@@ -41,7 +41,7 @@ def startable(view: View) -> frozenset[int]:
     if unsure and len(waiting) > room:
         waiting = [number for number in waiting if number in workloads]
         room = max(room - len(unsure), 0)
-    return frozenset(waiting[:room])
+    return frozenset(waiting[: _bounded(view, room)])
 
 
 def may_create(view: View) -> bool:
@@ -83,6 +83,9 @@ def free(view: View) -> int:
     if not may_create(view):
         return 0
     wanted = view.study.spec.parallelism - occupied(view)
+    if view.max_pending is not None:
+        starting = sum(1 for number, trial in view.ledger.active.items() if _waits(trial, view.workloads.get(number)))
+        wanted = _bounded(view, wanted + starting) - starting  # those that have their Trial go first
     if view.study.spec.limits.max_trials is not None:
         wanted = min(wanted, view.study.spec.limits.max_trials - view.ledger.created)
     return wanted
@@ -179,6 +182,18 @@ def _waits(trial: Trial, workload: Workload | None) -> bool:
     if workload is None:
         return trial.status.workload is None
     return workload.phase is Phase.ABSENT and workload.ended
+
+
+def _bounded(view: View, room: int) -> int:
+    """How many workloads may be created now, so that no more wait for their pods to run than the installer allows.
+
+    One that its queue holds back has no pods, and does not count.
+    """
+    if view.max_pending is None:
+        return room
+    seen = (view.workloads.get(number) for number in view.ledger.active)
+    waiting = sum(1 for each in seen if each is not None and each.phase is Phase.PENDING and each.reason != c.QUOTA_PENDING)
+    return min(room, max(view.max_pending - waiting, 0))
 
 
 def _leaving(view: View) -> list[int]:

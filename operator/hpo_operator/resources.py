@@ -203,6 +203,13 @@ class Template(Resource):
     job: dict[str, Any] | None = Field(None, description="A Job as in a CronJob's jobTemplate: metadata and spec.")
     object: dict[str, Any] | None = Field(None, description="A whole object of any kind that the installation allows.")
     reporter: Reporter | None = Field(None, description="Which container reports the result.")
+    priority_classes: tuple[ObjectName, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="PriorityClasses of the pods by the rung of their Trial: the first for the lowest rung and for Trials that "
+        "have none, the last for all higher ones. A pod template that names one keeps it. Kueue goes by it too.",
+    )
 
 
 class FloatRange(Resource):
@@ -491,7 +498,10 @@ class TrialStatus(Observed):
         (), max_length=16, description="Running: its pods run, or why not. Succeeded: how it ended, and why."
     )
     workload: WorkloadRef | None = Field(None, description="The object that runs it.")
-    attempts: Count = Field(0, description="How many workloads it has had.")
+    attempts: Count = Field(0, description="How often it was given to the cluster to run; a return to its queue counts.")
+    evictions: Count = Field(
+        0, description="How often its queue has taken its place away while it ran. Counted in attempts, but not against maxRetries."
+    )
     start_time: datetime | None = Field(None, description="When its pods first ran.")
     completion_time: datetime | None = Field(None, description="When they ended.")
     observation: Observation | None = Field(None, description="What was measured.")

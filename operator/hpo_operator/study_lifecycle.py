@@ -15,7 +15,7 @@ from hpo_operator.ledger import is_terminal
 from hpo_operator.outcomes import losses_of
 from hpo_operator.places import free, is_current, senseless
 from hpo_operator.resources import Condition, Study, StudyStatus, TrialCounts, TrialStatus
-from hpo_operator.trial_lifecycle import is_given_up
+from hpo_operator.trial_lifecycle import is_counted
 from hpo_operator.workloads import ABSENT, Phase
 
 Verdict = tuple[c.Truth, str, str]  # a condition's status, reason, message
@@ -167,7 +167,7 @@ def _running_gpu_seconds(view: View) -> float:
     return sum(
         w.gpu_seconds(view.now)
         for n, trial in view.ledger.active.items()
-        if (w := view.workloads.get(n)) and w.gpus and not is_given_up(trial, w)
+        if (w := view.workloads.get(n)) and w.gpus and not is_counted(trial, w)
     )
 
 

@@ -99,6 +99,12 @@ def is_given_up(trial: Trial, workload: Workload) -> bool:
     return same and c.reason(trial.status.conditions, c.RUNNING) in c.GIVEN_UP
 
 
+def is_counted(trial: Trial, workload: Workload) -> bool:
+    """Whether a Trial's GPU-seconds hold what its workload has used: since it was given up, or put back into its queue."""
+    waits = workload.reason == c.QUOTA_PENDING == c.reason(trial.status.conditions, c.RUNNING)
+    return is_given_up(trial, workload) or (waits and trial.status.evictions > 0)
+
+
 def _donor_is_gone(view: View, trial: Trial) -> bool:
     """Whether the checkpoint that a Trial starts from is known to be gone. A deleted donor's may still be there."""
     restore = trial.spec.restore_from
@@ -143,6 +149,10 @@ def _cut_short(view: View, trial: Trial, workload: Workload, circumstances: Circ
 
 def _show(view: View, trial: Trial, workload: Workload, decided: Plan) -> Iterator[Action]:
     """Write that a Trial runs, or why it still waits; nothing when that stands there already."""
+    if _is_evicted(trial, workload):
+        if workload.ended:  # what its pods have held is counted with it
+            yield WriteTrial(trial.spec.number, _requeued(view, trial, workload))
+        return
     running = workload.phase is Phase.RUNNING
     reason = c.PODS_ACTIVE if running else workload.reason if workload.reason in c.WAITS else c.CREATING
     if c.reason(trial.status.conditions, c.RUNNING) == reason and not _is_new(trial, workload):
@@ -196,8 +206,9 @@ def _absent(view: View, trial: Trial, workload: Workload, circumstances: Circums
 def _lost(view: View, trial: Trial, workload: Workload) -> Action:
     """Give up a workload that was lost, and count it; the last one that is allowed ends the Trial."""
     attempts, allowed = _attempts(trial, workload.ref), view.study.spec.limits.max_retries
-    if attempts > allowed:
-        message = f"Its workload was lost {attempts} times (limits.maxRetries: {allowed}). {workload.message}".strip()
+    losses = attempts - trial.status.evictions
+    if losses > allowed:
+        message = f"Its workload was lost {losses} times (limits.maxRetries: {allowed}). {workload.message}".strip()
         return WriteTrial(trial.spec.number, ended(view, trial, workload, Outcome(c.RETRIES_EXHAUSTED, message)))
     awaited = c.reason(trial.status.conditions, c.SUCCEEDED) == c.AWAITING_RESULT
     reason = c.RESULT_LOST if awaited or workload.reason == c.RESULT_LOST else c.PREEMPTED
@@ -232,6 +243,19 @@ def _given_up(view: View, trial: Trial, workload: Workload, reason: str, message
     )
 
 
+def _requeued(view: View, trial: Trial, workload: Workload) -> TrialStatus:
+    """That a Trial's queue has taken its place away: the workload stays, and will be admitted again in its turn."""
+    found = c.put(trial.status.conditions, c.RUNNING, "False", c.QUOTA_PENDING, workload.message, view.now)
+    found = c.put(found, c.SUCCEEDED, "Unknown", c.PENDING, "", view.now)
+    return _recorded(view, trial, workload, found).model_copy(
+        update={
+            "attempts": _attempts(trial, workload.ref) + 1,
+            "evictions": trial.status.evictions + 1,
+            "gpu_seconds": _gpu_seconds(view, trial, workload),
+        }
+    )
+
+
 def _recorded(view: View, trial: Trial, workload: Workload, found: Conditions) -> TrialStatus:
     status = trial.status
     return status.model_copy(
@@ -254,14 +278,19 @@ def _attempts(trial: Trial, ref: WorkloadRef | None) -> int:
 
 
 def _gpu_seconds(view: View, trial: Trial, workload: Workload) -> int:
-    """What all workloads of a Trial have used; one that was given up has been counted then."""
-    counted = is_given_up(trial, workload)
-    return trial.status.gpu_seconds + (0 if counted else round(workload.gpu_seconds(view.now)))
+    """What all workloads of a Trial have used."""
+    return trial.status.gpu_seconds + (0 if is_counted(trial, workload) else round(workload.gpu_seconds(view.now)))
 
 
 def _is_losing(workload: Workload) -> bool:
     """Whether a workload ends by no fault of its program. What one says that somebody has deleted may be cut short."""
     return workload.disrupted or (workload.deleting and workload.phase is not Phase.ABSENT)
+
+
+def _is_evicted(trial: Trial, workload: Workload) -> bool:
+    """Whether a Trial that stands there as running waits for its queue again."""
+    ran = c.reason(trial.status.conditions, c.RUNNING) == c.PODS_ACTIVE
+    return ran and workload.reason == c.QUOTA_PENDING and not _is_new(trial, workload)
 
 
 def _is_new(trial: Trial, workload: Workload) -> bool:

@@ -157,15 +157,24 @@ def _pairs(named: Any) -> tuple[tuple[str, str], ...]:
     return tuple((each["name"], each["value"]) for each in named)
 
 
-def define_jobsets(plane: ControlPlane) -> None:
-    """Defines JobSets, which nothing runs. The test is skipped where their definition cannot be had; in CI that is a failure."""
-    name = "jobsets.jobset.x-k8s.io"
+FOREIGN = {
+    "jobsets.jobset.x-k8s.io": ("jobset", "config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml"),
+    "trainjobs.trainer.kubeflow.org": ("trainer", "manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml"),
+    "rayjobs.ray.io": ("kuberay", "config/crd/bases/ray.io_rayjobs.yaml"),
+}
+"""Kinds of other projects: in which module their definition lies, and where in it."""
+
+
+def define(plane: ControlPlane, name: str) -> None:
+    """Defines a kind that nothing runs. The test is skipped where its definition cannot be had; in CI that is a failure."""
     if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is not None:
         return
+    module, path = FOREIGN[name]
     try:
-        folder = binaries.sources("jobset") / "config" / "components" / "crd" / "bases"
+        file = binaries.sources(module) / path
     except (MissingTool, BuildFailed) as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"the module of JobSet is not there: {error}")
-    plane.apply(folder / "jobset.x-k8s.io_jobsets.yaml")
+        pytest.skip(f"the module of {name} is not there: {error}")
+    plane.kubectl("apply", "--server-side", "--filename", str(file))
+    plane.wait_until_served(name)

@@ -70,6 +70,16 @@ class OperatorAccount:
         return write_kubeconfig(path, server, self._plane.certificate, self._token, NAMESPACE)
 
 
+def grant(plane: ControlPlane, group: str, plural: str) -> None:
+    """Gives the operator the right to make workloads of one more kind, as whoever allows it must."""
+    rbac, name = "rbac.authorization.k8s.io", f"{NAME}-{plural}"
+    rule = {"apiGroups": [group], "resources": [plural], "verbs": ["get", "list", "watch", "create", "delete"]}
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
+    binding = {"roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": name}, "subjects": [subject]}
+    for kind, fields in (("ClusterRole", {"rules": [rule]}), ("ClusterRoleBinding", binding)):
+        plane.apply([{"apiVersion": f"{rbac}/v1", "kind": kind, "metadata": {"name": name}, **fields}])
+
+
 class OperatorProcess:
     """One operator, running inside the `with` block; its log survives restarts.
 

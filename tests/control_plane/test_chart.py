@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hpo_operator.cluster.claims import GPU_CLASSES
 from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.settings import read_settings
 
@@ -267,11 +268,26 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: Path, tmp
     assert settings.port == 8080
     assert settings.namespaces == tuple(given.get("watchNamespaces", ()))
     assert [each.kind for each in settings.workload_kinds] == [each["kind"] for each in given.get("workloadKinds", ())]
+    assert settings.max_pending == given.get("maxPending")
+    assert settings.gpu_device_classes == tuple(given.get("gpuDeviceClasses", GPU_CLASSES))
     wanted = given.get("prometheus", {}).get("url")
     assert settings.prometheus is not None or not (wanted or given.get("bundledPrometheus"))
     if wanted:
         assert settings.prometheus is not None
         assert settings.prometheus.url == wanted
+
+
+@pytest.mark.parametrize("served", ["", "https://wiki.example.com/hpo/"])
+def test_an_alert_names_its_runbook_where_runbooks_are_served_and_no_address_that_there_is_not(served: str) -> None:
+    monitoring = {"enabled": True, "rules": {"runbooks": served}}
+    made = Helm().template(values={"monitoring": monitoring, "bundledPrometheus": {"enabled": True}})
+    (rules,) = of_kind(made, "PrometheusRule")
+    (bundled,) = [each for each in of_kind(made, "ConfigMap") if "alerts.yaml" in str(each.get("data", {}).keys())]
+    groups = [*rules["spec"]["groups"], *yaml.safe_load(bundled["data"]["alerts.yaml"])["groups"]]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for each in alerts:
+        assert each["annotations"].get("runbook_url", "") == (f"{served}{each['alert']}.md" if served else "")
 
 
 def test_a_changed_setting_gives_the_operator_another_pod() -> None:

@@ -13,7 +13,7 @@ from hpo_operator.resources import Study, Template
 from hpo_operator.validation import problem_of
 from hpo_operator.workloads import Phase, Workload
 
-from tests.control_plane.building import define_jobsets
+from tests.control_plane.building import FOREIGN, define
 from tests.testbed import ApiError, ControlPlane, Object, wait_until
 from tests.testbed.simulation import DELAY, EXIT_CODE, NEVER
 from tests.unit.operator.builders import a_study, a_trial
@@ -22,6 +22,8 @@ from tests.unit.operator.cluster.objects import said
 pytestmark = pytest.mark.control_plane
 
 JOBSET = WorkloadKind(api_version="jobset.x-k8s.io/v1alpha2", kind="JobSet")
+TRAIN_JOB = WorkloadKind(api_version="trainer.kubeflow.org/v1alpha1", kind="TrainJob")
+RAY_JOB = WorkloadKind(api_version="ray.io/v1", kind="RayJob")
 NOW = "2026-11-23T12:00:00Z"
 
 POD: Object = {
@@ -47,10 +49,32 @@ A_JOBSET: Object = {
 }
 
 
+A_TRAIN_JOB: Object = {
+    "apiVersion": TRAIN_JOB.api_version,
+    "kind": TRAIN_JOB.kind,
+    "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
+    "spec": {"runtimeRef": {"name": "torch-distributed"}, "trainer": {"image": "none", "numNodes": 2}},
+}
+RAY_POD: Object = {"spec": {"containers": [{"name": "ray", "image": "none"}]}}
+A_RAY_JOB: Object = {
+    "apiVersion": RAY_JOB.api_version,
+    "kind": RAY_JOB.kind,
+    "spec": {
+        "entrypoint": "python train.py",
+        "submitterPodTemplate": {"spec": {**RAY_POD["spec"], "restartPolicy": "Never"}},
+        "rayClusterSpec": {
+            "headGroupSpec": {"rayStartParams": {}, "template": RAY_POD},
+            "workerGroupSpecs": [{"groupName": "w", "replicas": 2, "rayStartParams": {}, "template": RAY_POD}],
+        },
+    },
+}
+
+
 @pytest.fixture
 def jobsets(control_plane: ControlPlane) -> ControlPlane:
-    """A control plane that knows JobSets, though nothing runs them."""
-    define_jobsets(control_plane)
+    """A control plane that knows JobSets, TrainJobs and RayJobs, though nothing runs them."""
+    for name in FOREIGN:
+        define(control_plane, name)
     return control_plane
 
 
@@ -77,7 +101,9 @@ def post(plane: ControlPlane, manifest: Object, **query: str) -> Object:
 
 
 def containers(workload: Object) -> list[Object]:
-    return [each for pod in pod_templates(workload) for each in pod["spec"]["containers"]]
+    """The programs that get variables; a TrainJob has one, and no pod template."""
+    found = [each for pod in pod_templates(workload) for each in pod["spec"]["containers"]]
+    return found or [workload["spec"]["trainer"]]
 
 
 def ports(container: Object) -> list[int]:
@@ -91,6 +117,8 @@ TEMPLATES = {
     "a Job that restarts in place": {"job": {"spec": {"template": {**POD, "spec": {**POD["spec"], "restartPolicy": "OnFailure"}}}}},
     "a Job that keeps its own ways": {"job": {"spec": {"backoffLimit": 4, "podReplacementPolicy": "Failed", "template": POD}}},
     "a JobSet": {"object": A_JOBSET},
+    "a TrainJob": {"object": A_TRAIN_JOB},
+    "a RayJob": {"object": A_RAY_JOB},
 }
 
 
@@ -132,6 +160,60 @@ def test_a_JobSet_ends_by_its_conditions(jobsets: ControlPlane, namespace: str, 
     )
     found = observe(study.spec, JOBSET, patched, [], pods_listed=True)
     assert (found.phase, found.reason, found.ref and found.ref.uid) == (phase, reason, metadata["uid"])
+
+
+ENDS: dict[str, tuple[WorkloadKind, Object, Object, Phase, str]] = {
+    "a TrainJob is Complete": (TRAIN_JOB, A_TRAIN_JOB, {"conditions": [("Complete", "True")]}, Phase.SUCCEEDED, c.RESULT_LOST),
+    "a TrainJob is Failed": (TRAIN_JOB, A_TRAIN_JOB, {"conditions": [("Failed", "True")]}, Phase.FAILED, c.PROGRAM_FAILED),
+    "a TrainJob goes on": (TRAIN_JOB, A_TRAIN_JOB, {"conditions": [("Suspended", "False")]}, Phase.PENDING, c.CREATING),
+    "a RayJob is Complete": (
+        RAY_JOB,
+        A_RAY_JOB,
+        {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"},
+        Phase.SUCCEEDED,
+        c.RESULT_LOST,
+    ),
+    "a RayJob is Failed": (
+        RAY_JOB,
+        A_RAY_JOB,
+        {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": "so it is"},
+        Phase.FAILED,
+        c.PROGRAM_FAILED,
+    ),
+    "a RayJob ran out of time": (
+        RAY_JOB,
+        A_RAY_JOB,
+        {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"},
+        Phase.FAILED,
+        c.TIMED_OUT,
+    ),
+    "a RayJob is about to be tried again": (
+        RAY_JOB,
+        A_RAY_JOB,
+        {"jobStatus": "FAILED", "jobDeploymentStatus": "Retrying"},
+        Phase.PENDING,
+        c.CREATING,
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_end_of_a_kind_is_read_from_a_status_that_its_own_definition_takes(
+    jobsets: ControlPlane, namespace: str, end: str
+) -> None:
+    kind, template, status, phase, reason = ENDS[end]
+    study = a_study_in(namespace, {"object": template})
+    metadata = post(jobsets, rendered(study))["metadata"]
+    conditions = [
+        {"type": type_, "status": truth, "reason": "Test", "message": "so it is", "lastTransitionTime": NOW}
+        for type_, truth in status.get("conditions", ())
+    ]
+    wanted = {**status, **({"conditions": conditions} if conditions else {})}
+    path = jobsets.api.path(kind.api_version, kind.kind, metadata["name"], metadata["namespace"], "status")
+    strict = {"fieldValidation": "Strict"}
+    patched = jobsets.api.request("PATCH", path, body={"status": wanted}, query=strict, content_type="application/merge-patch+json")
+    found = observe(study.spec, kind, patched, [], pods_listed=True)
+    assert (found.phase, found.reason) == (phase, reason)
 
 
 def test_the_path_of_a_kind_is_that_of_the_API_server(jobsets: ControlPlane) -> None:

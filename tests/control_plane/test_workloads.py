@@ -12,7 +12,7 @@ from tests.control_plane.building import (
     BEST,
     PATIENCE,
     VERSION,
-    define_jobsets,
+    define,
     has_ended,
     no_workloads,
     number,
@@ -21,7 +21,7 @@ from tests.control_plane.building import (
 )
 from tests.control_plane.chronicle import Chronicle
 from tests.control_plane.crowd import JOB, Crowd, message_of, metrics_of, runs, status_of
-from tests.control_plane.operator_process import NAME, NAMESPACE, write_settings
+from tests.control_plane.operator_process import grant, write_settings
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
 from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, OPTIMUM, of_trial
@@ -88,13 +88,8 @@ def crowd(scene: Scene) -> Iterator[Crowd]:
 
 def allow_jobsets(plane: ControlPlane) -> None:
     """Defines JobSets, which nothing runs, and gives the operator the right to make them, as whoever allows a kind must."""
-    define_jobsets(plane)
-    group, name = "rbac.authorization.k8s.io", f"{NAME}-jobsets"
-    rule = {"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch", "create", "delete"]}
-    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
-    binding = {"roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}, "subjects": [subject]}
-    for kind, fields in (("ClusterRole", {"rules": [rule]}), ("ClusterRoleBinding", binding)):
-        plane.apply([{"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": name}, **fields}])
+    define(plane, "jobsets.jobset.x-k8s.io")
+    grant(plane, "jobset.x-k8s.io", "jobsets")
 
 
 def report(loss: float) -> str:
@@ -290,13 +285,15 @@ def test_a_Job_that_its_queue_suspends_again_is_neither_lost_nor_failed(crowd: C
     (first,) = crowd.pods(wanted)
     crowd.api.patch(*JOB, "requeued-0", {"spec": {"suspend": True}}, namespace)
     wait_until("the end of its pods", lambda: not crowd.pods(wanted), seconds=PATIENCE)
+    crowd.wait_for_trial(wanted, 0, "an eviction", lambda each: each["status"].get("evictions"))
     crowd.api.patch(*JOB, "requeued-0", {"spec": {"suspend": False}}, namespace)
     found = running(crowd, wanted, 0)
     assert found["metadata"]["uid"] != first["metadata"]["uid"]
     play_the_kubelet(crowd, wanted, 0, says=report(0.25), which=found)
     crowd.end_of(wanted)
     (trial,) = crowd.trials(wanted)
-    assert (reason(trial), metrics_of(trial), trial["status"]["attempts"]) == ("Completed", {"loss": "0.25"}, 1)
+    assert (reason(trial), metrics_of(trial)) == ("Completed", {"loss": "0.25"})
+    assert (trial["status"]["attempts"], trial["status"]["evictions"]) == (2, 1)
 
 
 # Another kind

@@ -100,16 +100,22 @@ SETS: dict[str, tuple[Program, ...]] = {
         Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
         Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
     ),
-    "extras": (
-        Program("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
-        Program("jobset", "jobset", "sigs.k8s.io/jobset"),
-        Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    "queues": (
+        Program("kueue", "queues", "sigs.k8s.io/kueue/cmd/kueue"),
+        Program("jobset", "queues", "sigs.k8s.io/jobset"),
     ),
+    "extras": (Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),),
 }
 """What is built together, by the level of tests that needs it."""
 
-MANIFESTS = {"control-plane": ("jobset",)}
-"""Of which programs only the CRDs are needed, by the same levels: their modules are downloaded."""
+MANIFESTS = {"control-plane": ("jobset", "trainer", "kuberay"), "queues": ("kueue", "jobset")}
+"""Of which programs the manifests are needed, by the same levels: their modules are downloaded even if they are built already."""
+
+_PACKAGES = (
+    Program("trainer", "queues", "github.com/kubeflow/trainer/v2/pkg/apis/trainer/v1alpha1"),
+    Program("kuberay", "queues", "github.com/ray-project/kuberay/ray-operator/apis/ray/v1"),
+)
+"""No programs: packages of modules whose manifests alone are needed. Kueue, which knows these kinds, brings them."""
 
 PROGRAMS = {program.name: program for programs in SETS.values() for program in programs}
 
@@ -130,11 +136,11 @@ def program(name: str) -> Path:
 
 
 def sources(name: str) -> Path:
-    """The folder of the module that a program comes from, in Go's module cache: the manifests of its CRDs lie there.
+    """The folder of the module of a program, or of a package of kinds, in Go's module cache: the manifests of its CRDs lie there.
 
     Downloads the module where it is not there yet, so call it outside of the enclosure first.
     """
-    wanted = PROGRAMS[name]
+    wanted = next(each for each in (*PROGRAMS.values(), *_PACKAGES) if each.name == name)
     if shutil.which("go") is None:
         raise MissingTool("go", f"install Go ≥ {_go_version_wanted()}")
     command = ["go", "list", "-mod=readonly", "-f", "{{.Module.Dir}}", wanted.package]

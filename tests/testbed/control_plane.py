@@ -131,7 +131,7 @@ class ControlPlane:
         for each in objects:
             stored.append(self.api.apply(each))
             if each["kind"] == "CustomResourceDefinition":
-                self._wait_until_served(each["metadata"]["name"])
+                self.wait_until_served(each["metadata"]["name"])
         return stored
 
     def wait_for(
@@ -230,6 +230,15 @@ class ControlPlane:
     def wait_for_service_account(self, namespace: str, name: str) -> None:
         """Waits for the ServiceAccount that the controller manager creates; pods are refused before it is there."""
         self.wait_for(f"service account {namespace}/{name}", "v1", "ServiceAccount", name, bool, namespace=namespace)
+
+    def wait_until_served(self, name: str) -> None:
+        """Waits until objects of a definition can be created."""
+
+        def established(definition: Object) -> bool:
+            conditions = definition.get("status", {}).get("conditions") or []  # null for an instant
+            return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+        self.wait_for(f"CRD {name}", "apiextensions.k8s.io/v1", "CustomResourceDefinition", name, established)
 
     # What a test breaks
 
@@ -366,13 +375,6 @@ class ControlPlane:
                 "leaderElection": {"leaderElect": False},
             }
         )
-
-    def _wait_until_served(self, name: str) -> None:
-        def established(definition: Object) -> bool:
-            conditions = definition.get("status", {}).get("conditions") or []  # null for an instant
-            return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
-
-        self.wait_for(f"CRD {name}", "apiextensions.k8s.io/v1", "CustomResourceDefinition", name, established)
 
 
 def usable(node: Object) -> bool:

@@ -25,3 +25,9 @@ def set_up() -> None:
     run(["ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", _DEVICE])
     run(["ip", "link", "set", _DEVICE, "up"])
     run(["ip", "route", "add", SERVICE_RANGE, "dev", _DEVICE])
+
+
+def add_service_address(address: str) -> None:
+    """Gives the node an address of the service range: where no proxy runs, what listens there is the Service."""
+    if address not in run(["ip", "-o", "address", "show", "dev", _DEVICE]):
+        run(["ip", "address", "add", f"{address}/32", "dev", _DEVICE])

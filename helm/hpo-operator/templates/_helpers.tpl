@@ -124,6 +124,9 @@ http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:90
 - apiGroups: [""]
   resources: [persistentvolumeclaims] # checkpoints.volumeClaim: whether it is ReadWriteMany
   verbs: [get]
+- apiGroups: [resource.k8s.io]
+  resources: [resourceclaimtemplates] # how many GPUs a pod's claim asks for
+  verbs: [get]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
@@ -131,5 +134,15 @@ http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:90
 - apiGroups: [{{ first (splitList "/" .apiVersion) }}]
   resources: [{{ include "hpo-operator.plural" . }}]
   verbs: [get, list, watch, create, delete]
+{{- end }}
+{{- end -}}
+
+{{/* The rules, whose alerts name their runbooks where these are served. */}}
+{{- define "hpo-operator.alerts" -}}
+{{- $rules := .Files.Get "files/alerts.yaml" }}
+{{- with .Values.monitoring.rules.runbooks }}
+{{- $rules | replace "RUNBOOKS/" . }}
+{{- else }}
+{{- regexReplaceAll "(?m)^ *runbook_url:.*\\n" $rules "" }}
 {{- end }}
 {{- end -}}

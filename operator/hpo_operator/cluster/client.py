@@ -55,6 +55,7 @@ TRIALS = Kind("hpo.dev/v1alpha1", "Trial", "trials")
 JOBS = Kind("batch/v1", "Job", "jobs")
 PODS = Kind("v1", "Pod", "pods")
 CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+DEVICE_CLAIMS = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 EVENTS = Kind("v1", "Event", "events")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
 
 from hpo_operator import conditions as c
+from hpo_operator.cluster.claims import GPU_CLASSES, claimed_gpus
 from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
@@ -54,6 +55,8 @@ class Controller:
         kinds: Sequence[WorkloadKind] = (),
         cleanup_image: str | None = None,
         sdk_image: str | None = None,
+        max_pending: int | None = None,
+        gpu_classes: Sequence[str] = GPU_CLASSES,
     ) -> None:
         self.store = store
         self.queue: WorkQueue[str] = WorkQueue()
@@ -63,6 +66,8 @@ class Controller:
         self._durations = durations
         self._kinds = kinds
         self._sdk_image = sdk_image
+        self._max_pending = max_pending
+        self._gpu_classes = gpu_classes
         self._executor = Executor(client, recorder, self.queue, cleanup_image, sdk_image)
 
     async def run(self) -> None:
@@ -116,7 +121,7 @@ class Controller:
             self.queue.add(state.uid)
             return  # what is decided now rests on what the Study asks now
         now = datetime.now(UTC)
-        decided = plan(state.view(now))
+        decided = plan(state.view(now, self._max_pending))
         self._executor.execute(state, decided.actions)
         self._consult(state, decided.actions)
         if decided.again_at is not None:
@@ -161,6 +166,12 @@ class Controller:
         seed = study.spec.seed if study.spec.seed is not None else secrets.randbelow(2**31)
         if message := await self._unusable(study):
             await self._reject(state, c.CHECKPOINT_STORE_UNUSABLE, message)
+            return False
+        missing = [name for name, gpus in (await claimed_gpus(self._client, study, self._gpu_classes)).items() if gpus is None]
+        if missing:
+            remedy = "Create it before the Study, which counts the GPUs that it asks for."
+            message = f"There is no ResourceClaimTemplate {missing[0]} in this namespace. {remedy}"
+            await self._reject(state, c.TEMPLATE_REJECTED, message)
             return False
         try:
             await self._dry_run(state, study, seed)
@@ -254,6 +265,7 @@ class Controller:
         ledger = state.ledger
         if ledger is None:
             ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)
+        state.claims = await claimed_gpus(self._client, study, self._gpu_classes)
         await list_everything(self._client, self.store, state, state.kind.served, ledger)
         state.resync = False
 

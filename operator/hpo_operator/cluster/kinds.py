@@ -72,7 +72,7 @@ class Sign(Resource):
     def in_words_of(self, workload: Object) -> Object | None:
         """What stands beside the sign (reason, message), where an object shows it; None where it does not."""
         if self.condition is not None:
-            return next((each for each in _conditions(workload) if each.get("type") == self.condition and _holds(each)), None)
+            return next((each for each in conditions_of(workload) if each.get("type") == self.condition and _holds(each)), None)
         assert self.path is not None
         *parents, last = self.path.split(".")
         around: Any = workload
@@ -203,7 +203,8 @@ def _matching(given: str, pattern: str, what: str) -> str:
     return given
 
 
-def _conditions(workload: Object) -> list[Object]:
+def conditions_of(workload: Object) -> list[Object]:
+    """The conditions of an object of any kind; none where it has something else in their place."""
     status = workload.get("status")
     found = status.get("conditions") if isinstance(status, Mapping) else None
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []

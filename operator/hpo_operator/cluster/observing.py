@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.kinds import JOB, End, WorkloadKind
+from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of
 from hpo_operator.cluster.rendering import RESTORING, reporting_container
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE, NO_WEIGHTS, final_message, final_weights
@@ -27,6 +27,7 @@ IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName
 DEADLINE_EXCEEDED = "DeadlineExceeded"  # as a Job, a RayJob and the kubelet say it
 FINAL = {INFEASIBLE_EXIT_CODE: c.INFEASIBLE, DONOR_UNAVAILABLE_EXIT_CODE: c.DONOR_UNAVAILABLE}  # another try would end the same
 GONE = "gone"  # a field that the store sets on a pod that it keeps after its deletion
+CLAIMED = "claimed"  # and one with the GPUs that a pod gets by its resource claims
 
 _GPU = re.compile(r"[^/]+/(gpu|mig-).*")
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -58,7 +59,8 @@ def observe(
     if workload is None:
         return _absent(last, known, everything_ended)
     created = _time(workload["metadata"].get("creationTimestamp"))
-    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created)]
+    resumed = _resumed(workload)
+    own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created) and not pod.left_before(resumed)]
     end = kind.end_of(workload)
     counting = _counting(kind, workload, own, end)
     seen = _reporter(spec, counting, finished=end is not None)
@@ -97,13 +99,16 @@ def reference(workload: Object) -> WorkloadRef:
 
 
 def gpus_of(pod: Object) -> int:
-    """How many GPUs a pod holds: its containers' together, or what an init container needs before; a MIG slice counts as one."""
+    """How many GPUs a pod holds: its containers' together, or what an init container needs before; a MIG slice counts as one.
+
+    What it gets by resource claims is its own from its start to its end.
+    """
     together, before = 0, 0
     for container in pod["spec"].get("initContainers") or ():
         if container.get("restartPolicy") == "Always":  # it stays beside the others
             together += _gpus(container)
         before = max(before, together + (0 if container.get("restartPolicy") == "Always" else _gpus(container)))
-    return max(before, together + sum(map(_gpus, pod["spec"]["containers"])))
+    return max(before, together + sum(map(_gpus, pod["spec"]["containers"]))) + int(pod.get(CLAIMED, 0))
 
 
 class _Pod:
@@ -146,6 +151,7 @@ class _Pod:
         began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
         self.began = min(filter(None, began), default=None)
         self.vanished = _time(metadata.get("deletionTimestamp"))
+        self._grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
 
     @property
     def place(self) -> object:
@@ -156,6 +162,15 @@ class _Pod:
         """Whether it is of this workload, and not of an earlier one of the same Trial."""
         owner = self.labels.get(_UID_LABELS.get(kind.key, ""), uid)
         return bool(owner == uid) and (self.created is None or created is None or self.created >= created)
+
+    def left_before(self, resumed: datetime | None) -> bool:
+        """Whether it was asked to go before its workload was admitted again, and is no part of what runs since then.
+
+        Its age would not tell: a Job's controller makes pods first, and says afterwards that the Job goes on.
+        """
+        if resumed is None or self.vanished is None:
+            return False
+        return self.vanished - self._grace <= resumed  # Kubernetes notes the end of the grace that was given
 
     def trouble(self) -> datetime | None:
         """When it was struck, or failed by itself."""
@@ -307,6 +322,14 @@ def _holds(pods: Iterable[_Pod]) -> tuple[Hold, ...]:
 
 def _latest(pods: Iterable[_Pod]) -> datetime | None:
     return max((pod.finished for pod in pods if pod.finished), default=None)
+
+
+def _resumed(workload: Object) -> datetime | None:
+    """When its queue has last admitted a workload; a RayJob, which has no conditions, then starts anew."""
+    for each in conditions_of(workload):
+        if each.get("type") == "Suspended" and each.get("status") == "False":
+            return _time(each.get("lastTransitionTime"))
+    return _time((workload.get("status") or {}).get("startTime")) if workload["kind"] == "RayJob" else None
 
 
 def _active(workload: Object) -> bool:

@@ -44,8 +44,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         registry, watches = CollectorRegistry(), informer.Watches()
         recorder = Recorder(client)
         kinds = [JOB, *settings.workload_kinds]
-        images = settings.cleanup_image, settings.sdk_image
-        controller = Controller(client, store, recorder, Durations(registry), settings.workload_kinds, *images)
+        controller = Controller(
+            client,
+            store,
+            recorder,
+            Durations(registry),
+            kinds=settings.workload_kinds,
+            cleanup_image=settings.cleanup_image,
+            sdk_image=settings.sdk_image,
+            max_pending=settings.max_pending,
+            gpu_classes=settings.gpu_device_classes,
+        )
         served = [each.served for each in kinds]
         source = None
         if settings.prometheus is not None:

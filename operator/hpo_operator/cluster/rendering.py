@@ -4,7 +4,8 @@ Added: labels, the environment, one owner reference; where the Study keeps check
 own folder of it and, read-only, that of the Trial which it starts from, and with `restore: Copy` an init container that copies from
 the one to the other; where it keeps them in an object store, the Secret with the credentials as environment; and for a Job those
 fields that are absent: backoffLimit, podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the
-exit codes of an infeasible configuration and of a checkpoint that cannot be had, restartPolicy, and no API token.
+exit codes of an infeasible configuration and of a checkpoint that cannot be had, restartPolicy, and no API token. Where the Study
+names PriorityClasses by rung, a pod template without one gets that of the Trial's rung.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
 `spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
@@ -111,6 +112,7 @@ def workload_manifest(study: Study, trial: Trial, space: Space, sdk_image: str |
     _add_restoring(wanted, study, trial, space, sdk_image)
     for pod in pods:
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
+        _set_priority(pod["spec"], study, trial)
         if _group_kind(wanted) == ("jobset.x-k8s.io", "JobSet"):
             pod["spec"].setdefault("automountServiceAccountToken", False)
     if _is_workflow(wanted) and isinstance(wanted.get("spec"), dict):
@@ -140,6 +142,7 @@ def job_manifest(study: Study, trial: Trial, space: Space, sdk_image: str | None
         _add_volume(pod, study, trial)
         _add_restoring(pod, study, trial, space, sdk_image)
         pod["metadata"] = _labelled(pod.get("metadata"), study, trial)
+        _set_priority(pod_spec, study, trial)
     return job
 
 
@@ -294,6 +297,14 @@ def _add_restoring(wanted: Object, study: Study, trial: Trial, space: Space, ima
             **{field: program[field] for field in inherited if field in program},
         }
         _append(pod["spec"], "initContainers", [container])
+
+
+def _set_priority(pod_spec: Object, study: Study, trial: Trial) -> None:
+    """The class of a Trial's rung, so that what was promoted goes before what is only tried."""
+    classes, slot = study.spec.template.priority_classes, trial.spec.slot
+    if classes and "priority" not in pod_spec:
+        rung = slot.rung or 0 if slot else 0
+        pod_spec.setdefault("priorityClassName", classes[min(rung, len(classes) - 1)])
 
 
 def _append(place: Object, field: str, added: list[Object]) -> None:

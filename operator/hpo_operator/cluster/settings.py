@@ -11,6 +11,7 @@ import yaml
 from hpo_algorithms import Fault, InvalidInput
 from pydantic import Field, ValidationError
 
+from hpo_operator.cluster.claims import GPU_CLASSES
 from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.prometheus import PrometheusSettings
 from hpo_operator.resources import Resource
@@ -32,6 +33,12 @@ class Settings(Resource):
     )
     sdk_image: str | None = Field(
         None, min_length=1, max_length=512, description="An image with the SDK, to copy checkpoints; the Trials' own when left out."
+    )
+    max_pending: int | None = Field(
+        None, ge=1, description="How many of a Study's workloads may wait for their pods to run; as many as it likes when left out."
+    )
+    gpu_device_classes: tuple[str, ...] = Field(
+        GPU_CLASSES, max_length=32, description="Device classes whose devices are GPUs, where a pod gets them by resource claims."
     )
     port: Port = Field(8080, description="Port of /metrics and /healthz; 0 for none.")
     resync_seconds: float = Field(600.0, gt=0, description="How often what may have been missed is compared with the API server.")

@@ -17,10 +17,11 @@ from typing import Any
 from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
+from hpo_operator.cluster.claims import claimed_by
 from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
 from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
-from hpo_operator.cluster.observing import GONE, observe, reference
+from hpo_operator.cluster.observing import CLAIMED, GONE, observe, reference
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
 from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
@@ -58,8 +59,9 @@ class StudyState:
     with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
     the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
     what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
-    for. `timer` ends the wait for the worker process: for its answer, or else for another question. `cleanup` is the Job that
-    removes checkpoints, `uncleanable` one that the API server has refused.
+    for. `claims` are the GPUs that a pod gets by each ResourceClaimTemplate that it names. `timer` ends the wait for the worker
+    process: for its answer, or else for another question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that
+    the API server has refused.
 
     `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
     next. `failure` is what went wrong with one since the Study was last looked at, which was last so at `failed_at`.
@@ -82,6 +84,7 @@ class StudyState:
     deleted: dict[int, str] = field(default_factory=dict)
     own: set[int] = field(default_factory=set)
     rejected: dict[int, str] = field(default_factory=dict)
+    claims: dict[str, int | None] = field(default_factory=dict)
     pods: dict[int, dict[str, Object]] = field(default_factory=dict)
     pods_listed: set[int] = field(default_factory=set)
     seen: dict[int, Workload] = field(default_factory=dict)
@@ -104,7 +107,7 @@ class StudyState:
     failure: Exception | None = None
     failed_at: float = 0.0
 
-    def view(self, now: datetime) -> View:
+    def view(self, now: datetime, max_pending: int | None = None) -> View:
         """What the planner gets to see."""
         assert self.study is not None and self.ledger is not None
         seen: dict[int, Workload] = {}
@@ -117,7 +120,19 @@ class StudyState:
         wait = self.written + STUDY_WRITE_SECONDS - time.monotonic()
         due = now + timedelta(seconds=wait) if wait > 0 else None
         cleanup = seen_cleanup(self.cleanup) if self.cleanup is not None else self.uncleanable
-        return View(self.study, self.ledger, seen, now, self.consultation, stopping, self.refusal, metrics, due, cleanup)
+        return View(
+            study=self.study,
+            ledger=self.ledger,
+            workloads=seen,
+            now=now,
+            consultation=self.consultation,
+            stopping=stopping,
+            refusal=self.refusal,
+            metrics=metrics,
+            status_due=due,
+            cleanup=cleanup,
+            max_pending=max_pending,
+        )
 
     @property
     def is_history(self) -> bool:
@@ -307,7 +322,7 @@ class Store:
         known = pods.get(uid)
         if known is not None and version_of(known) >= version_of(raw):
             return None
-        pods[uid] = slim_pod(raw, gone=event == "DELETED")
+        pods[uid] = slim_pod(raw, gone=event == "DELETED", claimed=claimed_by(raw, state.claims))
         before = state.seen.pop(number, None)
         return state.uid if state.is_news(number, before) else None
 
@@ -430,14 +445,20 @@ def _is_of_trial(raw: Object) -> bool:
     return any(each.get("controller") and each.get("kind") == "Trial" for each in owners)
 
 
-def slim_pod(pod: Object, *, gone: bool = False) -> Object:
+def slim_pod(pod: Object, *, gone: bool = False, claimed: int = 0) -> Object:
     """The parts of a pod that are looked at: a thousand whole ones would fill the memory. One that is gone keeps its evidence."""
     spec = {
         field: [{k: v for k, v in each.items() if k in ("name", "resources", "restartPolicy")} for each in pod["spec"][field]]
         for field in ("initContainers", "containers")
         if field in pod["spec"]
     }
-    return {"metadata": _slim_metadata(pod), "spec": spec, "status": pod.get("status") or {}, **({GONE: True} if gone else {})}
+    known = {GONE: gone, CLAIMED: claimed}
+    return {
+        "metadata": _slim_metadata(pod),
+        "spec": spec,
+        "status": pod.get("status") or {},
+        **{field: value for field, value in known.items() if value},
+    }
 
 
 def slim_workload(workload: Object) -> Object:

@@ -31,7 +31,7 @@ from hpo_operator.resources import (
     WorkloadRef,
 )
 from hpo_operator.validation import problem_of
-from hpo_operator.workloads import Phase, Workload
+from hpo_operator.workloads import Hold, Phase, Workload
 
 DIGEST = "sha256:" + "d" * 64
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -174,6 +174,10 @@ class TrialBuilder:
     def attempts(self, count: int) -> Self:
         return self._having(attempts=count)
 
+    def evicted(self, times: int = 1) -> Self:
+        """As it stands once its queue has taken its place away."""
+        return self._having(attempts=1 + times, evictions=times).waiting(c.QUOTA_PENDING)
+
     def gpu_seconds(self, seconds: int) -> Self:
         return self._having(gpu_seconds=seconds)
 
@@ -265,6 +269,13 @@ class WorkloadBuilder:
     def pending(self, reason: str = "", message: str = "") -> Self:
         return self._with(phase=Phase.PENDING, reason=reason, message=message)
 
+    def held(self, gpus: int, since: datetime, until: datetime | None = None) -> Self:
+        return self._with(gpus=gpus, holds=(Hold(gpus, since, until),))
+
+    def queued(self, *, pods: bool = False) -> Self:
+        """Suspended by its queue, with or without pods that have not ended."""
+        return self.pending(c.QUOTA_PENDING, "The Job is suspended.")._with(ended=not pods)
+
     def running(self, since: datetime = START, gpus: int = 0) -> Self:
         return self._with(phase=Phase.RUNNING, started=since, gpus=gpus)
 
@@ -354,13 +365,16 @@ class Decision:
         deleted: Iterable[int] = (),
         metrics: tuple[c.Truth, str, str] | None = None,
         cleanup: Cleanup | None = None,
+        max_pending: int | None = None,
     ) -> None:
         self.study = study.build()
         self.ledger = a_ledger(self.study, *(each.build() for each in trials))
         for number in deleted:
             self.ledger.remove(number)
         seen = {n: w if isinstance(w, Workload) else w.build() for n, w in (workloads or {}).items()}
-        self.view = View(self.study, self.ledger, seen, now, asked, stopping, refusal, metrics, cleanup=cleanup)
+        self.view = View(
+            self.study, self.ledger, seen, now, asked, stopping, refusal, metrics, cleanup=cleanup, max_pending=max_pending
+        )
         self.plan: Plan = plan(self.view)
 
     @property

@@ -39,6 +39,28 @@ def test_free_places_are_asked_for_all_at_once() -> None:
     assert decide(a_study().parallelism(5)).actions == [Ask(0, 5)]
 
 
+WAITING = a_workload().pending(c.UNSCHEDULABLE)
+
+
+def test_no_more_is_created_while_as_many_wait_for_their_pods_as_the_installer_allows() -> None:
+    study, trials = a_study().parallelism(9), [a_trial(0), a_trial(1), a_trial(2)]
+    seen = {0: RUNNING, 1: WAITING, 2: WAITING}
+    assert decide(study, *trials, seen=seen, max_pending=2).actions == []
+    assert decide(study, *trials, seen=seen, max_pending=4).actions == [Ask(3, 2)]
+    assert decide(study, *trials, seen=seen).actions == [Ask(3, 6)]
+
+
+def test_what_waits_in_a_queue_has_no_pods_and_keeps_nothing_from_being_created() -> None:
+    queued = {0: a_workload().queued(), 1: a_workload().queued()}
+    assert decide(a_study().parallelism(3), a_trial(0), a_trial(1), seen=queued, max_pending=1).actions == [Ask(2, 1)]
+
+
+def test_trials_that_wait_to_be_started_start_first_and_one_after_the_other() -> None:
+    study, trials = a_study().parallelism(9), [a_trial(0), a_trial(1), a_trial(2)]
+    assert decide(study, *trials, max_pending=2).actions == [StartWorkload(0), StartWorkload(1)]
+    assert decide(study, *trials, seen={0: RUNNING, 1: WAITING}, max_pending=2).actions == [StartWorkload(2)]
+
+
 def test_each_proposal_becomes_a_trial_and_its_workload_in_ascending_number() -> None:
     decision = decide(a_study(), completed(0), asked=((HALF, QUARTER), 2))
     kinds = [type(each) for each in decision.actions]

@@ -407,6 +407,46 @@ def test_the_gpu_seconds_of_a_suspended_workload_count_up_to_the_suspension() ->
     assert decision.written[0].gpu_seconds == 70
 
 
+# Evictions
+
+
+def test_a_trial_whose_queue_takes_its_place_away_waits_with_the_same_workload_and_that_is_another_attempt() -> None:
+    study, running = a_study().parallelism(1), a_trial(0).running()
+    assert Decision(study, [running], {0: a_workload().queued(pods=True)}, now=LATER).actions == []
+    decision = Decision(study, [running], {0: a_workload().queued().held(2, at(10), at(40))}, now=LATER)
+    assert [type(each).__name__ for each in decision.actions] == ["WriteTrial"]
+    status = decision.written[0]
+    assert decision.of(c.RUNNING, 0) == ("False", c.QUOTA_PENDING)
+    assert (status.attempts, status.evictions, status.gpu_seconds) == (2, 1, 60)
+    assert Decision(study, [a_trial(0).evicted()], {0: a_workload().queued()}, now=LATER).actions == []
+
+
+def test_a_trial_that_is_admitted_again_is_the_same_attempt_and_counts_what_it_holds_since() -> None:
+    evicted = a_trial(0).evicted().gpu_seconds(60)
+    again = a_workload().running(at(100)).held(2, at(100))
+    shown = Decision(a_study(), [evicted], {0: again}, now=at(100)).written[0]
+    assert (shown.attempts, shown.evictions, shown.gpu_seconds) == (2, 1, 60)
+    ended = a_workload().succeeded(at(110), loss=0.5).held(2, at(100), at(110))
+    assert Decision(a_study(), [evicted], {0: ended}, now=at(120)).written[0].gpu_seconds == 80
+
+
+def test_what_an_evicted_trial_has_used_is_not_counted_again_when_it_is_canceled_in_its_queue() -> None:
+    queued = a_workload().queued().held(2, at(10), at(40))
+    trial = a_trial(0).evicted().gpu_seconds(60)
+    ending = Decision(limits(deadline_seconds=1).started(at(0)), [trial], {0: queued}, now=LATER)
+    assert (ending.of(c.SUCCEEDED, 0), ending.written[0].gpu_seconds) == (("False", c.CANCELED), 60)
+
+
+def test_evictions_do_not_use_up_the_retries_that_are_for_losses() -> None:
+    often = a_trial(0).evicted(9)
+    lost = Decision(limits(max_retries=1), [often], {0: a_workload().disrupted()}, now=LATER)
+    assert (lost.of(c.RUNNING, 0), lost.written[0].attempts) == (("False", c.PREEMPTED), 10)
+    again = a_trial(0).evicted(9).attempts(11)
+    over = Decision(limits(max_retries=1), [again], {0: a_workload().disrupted()}, now=LATER)
+    assert over.of(c.SUCCEEDED, 0) == ("False", c.RETRIES_EXHAUSTED)
+    assert "lost 2 times" in over.message(c.SUCCEEDED, 0)
+
+
 # Suspension
 
 

@@ -15,7 +15,7 @@ from hpo_operator.resources import Study, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
 
 from tests.unit.operator.builders import DIGEST, a_study, at
-from tests.unit.operator.cluster.objects import ObjectBuilder, PodBuilder, a_job, a_pod, an_object, running_object, said
+from tests.unit.operator.cluster.objects import ObjectBuilder, PodBuilder, a_job, a_pod, an_object, running_object, said, stamp
 
 JOBSET = WorkloadKind(api_version="jobset.x-k8s.io/v1alpha2", kind="JobSet")
 RAY_JOB = WorkloadKind(api_version="ray.io/v1", kind="RayJob")
@@ -176,6 +176,24 @@ def test_a_Job_waits_because(job: ObjectBuilder, pod: PodBuilder | None, reason:
 def test_a_Job_that_is_suspended_while_it_runs_waits_again_and_what_its_old_pod_says_does_not_count() -> None:
     found = seen(a_job().suspended(), a_pod().failed(143, said(loss=0.5)))
     assert (found.phase, found.reason, found.report, found.exit_code) == (Phase.PENDING, c.QUOTA_PENDING, None, None)
+
+
+def test_what_a_Job_ran_before_its_queue_took_its_place_away_is_no_part_of_what_runs_once_it_is_admitted_again() -> None:
+    """A program that is asked to stop may end well, and with what it had reached."""
+    before = a_pod("first").gpus(2).succeeded(said(loss=0.5), since=at(10), until=at(40))
+    before = before.deleting(at(65)).having("metadata", "deletionGracePeriodSeconds", value=30).gone()
+    admitted = a_job().condition("Suspended", status="False", when=at(60))
+    waiting = seen(admitted, before)
+    assert (waiting.phase, waiting.report, waiting.gpu_seconds(at(80))) == (Phase.PENDING, None, 0)
+    again = seen(admitted, before, a_pod("second").gpus(2).created(at(59)).running(at(70)))  # made before that was said
+    assert (again.phase, again.started, again.gpu_seconds(at(80))) == (Phase.RUNNING, at(70), 20)
+
+
+def test_so_it_is_with_a_RayJob_which_has_no_conditions() -> None:
+    before = a_pod("first").gpus(2).failed(143, since=at(10), until=at(40)).deleting(at(40)).gone()
+    admitted = an_object(RAY_JOB.api_version, RAY_JOB.kind).having("status", "startTime", value=stamp(at(60)))
+    again = seen(admitted, before, a_pod("second").gpus(2).created(at(62)).running(at(70)), kind=RAY_JOB)
+    assert (again.phase, again.gpu_seconds(at(80))) == (Phase.RUNNING, 20)
 
 
 # Disruptions

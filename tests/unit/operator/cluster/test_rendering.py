@@ -280,6 +280,36 @@ def test_a_Trial_says_in_one_line_what_it_tries() -> None:
     assert metadata["labels"] == labels_of(study, trial)
 
 
+RUNGS = {
+    "no rung": (None, "low"),
+    "the lowest": (0, "low"),
+    "the next": (1, "mid"),
+    "the last named": (2, "high"),
+    "above": (5, "high"),
+}
+
+
+@pytest.mark.parametrize(("rung", "expected"), RUNGS.values(), ids=RUNGS)
+def test_the_pods_of_a_Trial_have_the_priority_of_its_rung(rung: int | None, expected: str) -> None:
+    trial = a_trial(3).build() if rung is None else a_trial(3).slot(bracket=1, rung=rung).build()
+    for template in ({"job": a_job("a", "b")}, {"object": a_jobset(lead=a_pod_template(), worker=a_pod_template())}):
+        study = a_study().build()
+        given = Template.model_validate({**template, "priorityClasses": ("low", "mid", "high")})
+        study = study.model_copy(update={"spec": study.spec.model_copy(update={"template": given})})
+        made = workload_manifest(study, trial, problem_of(study.spec, 0).space)
+        assert {each["spec"]["priorityClassName"] for each in pod_templates(made)} == {expected}
+
+
+def test_a_priority_of_the_users_own_stays() -> None:
+    job = a_job()
+    job["spec"]["template"]["spec"]["priorityClassName"] = "mine"
+    study = a_study().build()
+    given = Template.model_validate({"job": job, "priorityClasses": ("low",)})
+    made = of(study.model_copy(update={"spec": study.spec.model_copy(update={"template": given})}))
+    assert made["spec"]["template"]["spec"]["priorityClassName"] == "mine"
+    assert "priorityClassName" not in rendered_job(a_job())["spec"]["template"]["spec"]
+
+
 def test_the_place_of_a_trial_in_its_schedule_is_in_its_labels_but_not_who_it_is_there() -> None:
     trial = a_trial(3).slot(bracket=1, rung=0, member=4).build()
     assert labels_of(a_study().build(), trial).items() - labels_of(a_study().build(), a_trial(3).build()).items() == {

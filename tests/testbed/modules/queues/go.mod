@@ -1,9 +1,12 @@
-// Queues and quotas for Jobs and JobSets.
-module hpo.dev/testbed/kueue
+// Queues and quotas for workloads, and JobSets, which Kueue knows: one build for both. TrainJobs and RayJobs come with them.
+module hpo.dev/testbed/queues
 
 go 1.26.0
 
-tool sigs.k8s.io/kueue/cmd/kueue
+tool (
+	sigs.k8s.io/jobset
+	sigs.k8s.io/kueue/cmd/kueue
+)
 
 require (
 	cel.dev/expr v0.24.0 // indirect
