@@ -41,8 +41,9 @@ class PSO:
        case of ten: codes of names have no order to move along. A parameter that is inactive keeps its coordinate.
 
     In mode `steadyState` each result counts at once; in mode `generational` the best of all is that of the last generation of which
-    80 % have ended, a failed Trial being the worst, and so is one that half of the swarm has overtaken by two generations. When more Trials run at once than the swarm has particles, it grows by as
-    many. Where a particle is, unrounded, and how fast, stands in its Trials' memos.
+    80 % have ended. A failed Trial is the worst, and so is one that half of the swarm has overtaken by two generations. When more
+    Trials run at once than the swarm has particles, it grows by as many. Where a particle is, unrounded, and how fast, stands in
+    its Trials' memos.
     """
 
     mode: str = setting("steadyState", "When a result becomes the best of all.", choices=("steadyState", "generational"))
