@@ -16,7 +16,7 @@ from tests.testbed.errors import MissingTool
 from tests.testbed.namespaces import ROOT, enclosed
 
 VERSION = "0.1.0"
-EXAMPLES = ("digits-svm", "digits-mlp", "command-line-program")
+EXAMPLES = ("digits-svm", "pso-svm", "digits-mlp", "command-line-program")
 BASE = images.LEARNING
 
 SOURCES = {

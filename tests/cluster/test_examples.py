@@ -36,6 +36,7 @@ class Example(NamedTuple):
 
 EXAMPLES = [
     Example("digits-svm", "accuracy", max),
+    Example("pso-svm", "accuracy", max),
     Example("digits-mlp", "val_loss", min),
     Example("command-line-program", "loss", min),
 ]

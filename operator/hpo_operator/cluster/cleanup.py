@@ -20,8 +20,7 @@ from hpo_operator.cluster.rendering import (
     VOLUME,
     credentials_of,
     owner,
-    pod_templates,
-    reporting_container,
+    program_of,
     store_url,
     volume_of,
 )
@@ -46,8 +45,7 @@ def cleanup_name(study: Study) -> str:
 
 def cleanup_manifest(study: Study, numbers: Sequence[int], image: str | None = None, sdk_image: str | None = None) -> Object:
     """The Job that removes the folders of these Trials: by an image with `rm`, or with the SDK, or else that of the programs."""
-    pod: Object = next(pod_templates(study.spec.template.manifest()), {"spec": {"containers": [{}]}})["spec"]
-    program = reporting_container(pod, study.spec.template)
+    pod, program = program_of(study)
     names = [f"{study.metadata.name}-{number}" for number in numbers]
     url, volume = store_url(study), volume_of(study)
     if url is not None:

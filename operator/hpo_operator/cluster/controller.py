@@ -23,7 +23,15 @@ from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import CREATION, REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, can_mount, credentials_of, workload_manifest
+from hpo_operator.cluster.rendering import (
+    NUMBER_LABEL,
+    STUDY_UID_LABEL,
+    can_mount,
+    credentials_of,
+    has_pods,
+    program_of,
+    workload_manifest,
+)
 from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
 from hpo_operator.consultant import Consultant
@@ -202,7 +210,11 @@ class Controller:
             return self._unusable_store(study)
         path = f"spec.checkpoints.volumeClaim.name: {claim.name}"
         if not can_mount(study):
-            return f"{path}: this kind of workload has no pod template to which a volume could be added. Use a Job."
+            return f"{path}: this kind of workload has no pod template to which a volume could be added. Use a Job or objectStore."
+        if study.spec.checkpoints.restore == "Copy" and not has_pods(study):
+            return (
+                "spec.checkpoints.restore: a Workflow's steps cannot have it copied. Let them load by hpo.checkpoint, or use a Job."
+            )
         found = await self._client.get(CLAIMS, study.metadata.namespace, claim.name)
         if found is None:
             return f"{path}: there is no such PersistentVolumeClaim in this namespace. Create it with accessModes: [ReadWriteMany]."
@@ -218,7 +230,7 @@ class Controller:
         path, template = "spec.checkpoints.objectStore", study.spec.template
         if credentials_of(study) and template.object is not None and template.object.get("kind") == "TrainJob":
             return f"{path}.secretName: a TrainJob takes no Secret as environment. Use a service account with the rights."
-        if not can_mount(study) and self._sdk_image is None:
+        if self._sdk_image is None and not program_of(study)[1].get("image"):
             return f"{path}: no image is known to remove this kind's checkpoints with. The installer can name one: sdkImage."
         return ""
 

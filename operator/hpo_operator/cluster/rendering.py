@@ -8,9 +8,9 @@ exit codes of an infeasible configuration and of a checkpoint that cannot be had
 names PriorityClasses by rung, a pod template without one gets that of the Trial's rung.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
-`spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, and the trainer of a TrainJob, whose
-runtime has the pod template; these get the environment, and can have no volume. An API token is withheld in a JobSet too, but in no
-other kind: the pods of Ray, MPI and Argo talk to the API server themselves.
+`spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, whose volumes are the Workflow's, and
+the trainer of a TrainJob, whose runtime has the pod template; this gets the environment, and can have no volume. An API token is
+withheld in a JobSet too, but in no other kind: the pods of Ray, MPI and Argo talk to the API server themselves.
 """
 
 from __future__ import annotations
@@ -180,7 +180,23 @@ def credentials_of(study: Study) -> list[Object]:
 
 def can_mount(study: Study) -> bool:
     """Whether there is anywhere in a Study's workload where a volume can be added."""
+    return has_pods(study) or _is_workflow(study.spec.template.object or {})
+
+
+def has_pods(study: Study) -> bool:
+    """Whether a Study's workload has pod templates."""
     return any(True for _ in pod_templates(study.spec.template.manifest()))
+
+
+def program_of(study: Study) -> tuple[Object, Object]:
+    """The container that reports, and what stands beside it in its pod's spec; empty as far as the template does not say."""
+    template = study.spec.template
+    for pod in pod_templates(template.manifest()):
+        return pod["spec"], reporting_container(pod["spec"], template)
+    wanted = copy.deepcopy(template.object or {})
+    found = next(iter(_programs(wanted, template)), None)
+    # A Workflow has these fields, for all of its pods, under the names that a pod has them.
+    return wanted["spec"] if _is_workflow(wanted) else {}, found.reporter if found else {}
 
 
 def reporting_container(pod_spec: Mapping[str, Any], template: Template) -> Object:
@@ -210,15 +226,22 @@ def _programs(wanted: Object, template: Template) -> list[_Program]:
     spec = wanted.get("spec")
     if not isinstance(spec, dict):
         return found
-    if _is_workflow(wanted):
-        for step in filter(_is_mapping, spec.get("templates") or ()):
-            together = step["containerSet"] if _is_mapping(step.get("containerSet")) else {}
-            alone = [step[field] for field in ("container", "script") if _is_mapping(step.get(field))]
-            if containers := [*alone, *_containers(together)]:
-                found.append(_Program(containers, reporting_container({"containers": containers}, template), _labels(step)))
+    for step, containers in _steps(wanted):
+        found.append(_Program(containers, reporting_container({"containers": containers}, template), _labels(step)))
     if _group_kind(wanted) == ("trainer.kubeflow.org", "TrainJob") and _is_mapping(trainer := spec.setdefault("trainer", {})):
         found.append(_Program([trainer], trainer, {}, ports=False))
     return found
+
+
+def _steps(wanted: Object) -> Iterator[tuple[Object, list[Object]]]:
+    """The steps of a Workflow that run programs, each with its containers."""
+    if not _is_workflow(wanted) or not isinstance(wanted.get("spec"), dict):
+        return
+    for step in filter(_is_mapping, wanted["spec"].get("templates") or ()):
+        together = step["containerSet"] if _is_mapping(step.get("containerSet")) else {}
+        alone = [step[field] for field in ("container", "script") if _is_mapping(step.get(field))]
+        if containers := [*alone, *_containers(together)]:
+            yield step, containers
 
 
 def _add_environment(programs: list[_Program], template: Template, variables: Mapping[str, str]) -> None:
@@ -268,6 +291,11 @@ def _add_volume(wanted: Object, study: Study, trial: Trial) -> None:
         _append(pod["spec"], "volumes", [volume])
         for container in _containers(pod["spec"]):
             _append(container, "volumeMounts", _mounts(study, trial))
+    steps = list(_steps(wanted))
+    if steps:
+        _append(wanted["spec"], "volumes", [volume])
+    for container in (each for _, containers in steps for each in containers):
+        _append(container, "volumeMounts", _mounts(study, trial))
 
 
 def _mounts(study: Study, trial: Trial) -> list[Object]:

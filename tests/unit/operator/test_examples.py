@@ -10,7 +10,7 @@ from hpo_operator.manifests import read_file, study_document
 from hpo_operator.validation import notes, read_study
 
 EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/study.yaml"))
-SHOWN = {"digits-svm", "digits-mlp", "digits-pbt", "digits-pb2", "command-line-program"}
+SHOWN = {"digits-svm", "pso-svm", "digits-mlp", "digits-pbt", "digits-pb2", "command-line-program"}
 
 
 @pytest.fixture(params=EXAMPLES, ids=[path.parent.name for path in EXAMPLES])

@@ -11,7 +11,7 @@ from hpo_operator.planner import Cleanup
 from hpo_operator.resources import Study, Template
 
 from tests.unit.operator.builders import a_study, at
-from tests.unit.operator.cluster.objects import Object, WorkloadObjectBuilder
+from tests.unit.operator.cluster.objects import Object, WorkloadObjectBuilder, running_object
 
 
 def the_study(**pod: Any) -> Study:
@@ -110,3 +110,14 @@ def test_in_an_object_store_the_sdk_removes_below_the_study_s_own_prefix_with_th
     assert "volumes" not in pod_of(job)
     assert seen_cleanup(job) == Cleanup((3, 12))
     assert pod_of(cleanup_manifest(study, [3], "busybox", "sdk:1"))["containers"][0]["image"] == "sdk:1"
+
+
+def test_what_a_Workflow_s_steps_have_saved_is_removed_as_its_steps_run() -> None:
+    step = {"name": "train", "container": {"image": "trainer:1", "securityContext": {"runAsUser": 7}}}
+    spec = {"templates": [{"name": "all", "steps": []}, step], "nodeSelector": {"disk": "nfs"}, "serviceAccountName": "argo"}
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": spec}
+    pod = pod_of(cleanup_manifest(running_object(a_study().keeping_checkpoints(), workflow), [3]))
+    (container,) = pod["containers"]
+    assert (container["image"], container["securityContext"]) == ("trainer:1", {"runAsUser": 7})
+    assert pod["nodeSelector"] == {"disk": "nfs"}
+    assert "serviceAccountName" not in pod

@@ -448,6 +448,28 @@ def test_in_an_object_store_a_trial_is_told_its_own_place_and_its_donor_s_below_
     assert "volumeMounts" not in container
 
 
+def test_the_steps_of_a_Workflow_share_its_volume_or_its_object_store() -> None:
+    own = {"name": "data", "emptyDir": {}}
+    workflow = a_workflow({"name": "train", "container": {"image": "i"}}, {"name": "check", "script": {"image": "i"}})
+    workflow["spec"]["volumes"] = [own]
+    made = rendered_with_checkpoints(workflow, donor=7)["spec"]
+    assert made["volumes"] == [own, {"name": "hpo-checkpoints", "persistentVolumeClaim": {"claimName": "weights"}}]
+    train, check = made["templates"][0]["container"], made["templates"][1]["script"]
+    for step in (train, check):
+        assert [each["subPath"] for each in step["volumeMounts"]] == ["study-uid/digits-3", "study-uid/digits-7"]
+        assert variables(step)["HPO_RESTORE_DIR"] == "/hpo/donor/step-3"
+    made = rendered_with_objects(workflow)["spec"]
+    assert made["volumes"] == [own]
+    assert made["templates"][1]["script"]["envFrom"] == [{"secretRef": {"name": "s3-rights"}}]
+
+
+def test_a_TrainJob_s_trainer_is_told_its_place_in_an_object_store() -> None:
+    job = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "spec": {"runtimeRef": {"name": "torch"}}}
+    trainer = rendered_with_objects(job, secret=None)["spec"]["trainer"]
+    assert variables(trainer)["HPO_CHECKPOINT_DIR"] == "s3://bucket/team-a/study-uid/digits-3"
+    assert trainer.keys() == {"env"}
+
+
 def test_the_secret_becomes_environment_and_what_the_template_names_itself_goes_before_it() -> None:
     template, own = a_pod_template("main", "helper"), {"configMapRef": {"name": "own"}}
     template["spec"]["containers"][0]["envFrom"] = [own]
