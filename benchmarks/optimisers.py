@@ -49,8 +49,9 @@ def fingerprint(name: str) -> str:
     digest, module = hashlib.blake2b(digest_size=6), REGISTRY[name.partition("[")[0]].partition(":")[0].rpartition(".")[2]
     for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
         gp = path.stem.startswith("gp") or path.parent.name == "gp"
-        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso") else ("novelty", "random")
-        if path.stem in (*shared, module) or module == "auto" or (module in ("gp", "smac") and gp):
+        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso", "nsga2") else ("novelty", "random")
+        ga = module == "nsga2" and path.stem == "ga"
+        if path.stem in (*shared, module) or ga or module == "auto" or (module in ("gp", "smac", "botorch") and gp):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

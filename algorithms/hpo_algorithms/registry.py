@@ -23,6 +23,7 @@ ALGORITHMS: dict[str, str] = {
     "grid": "hpo_algorithms.samplers.grid:Grid",
     "tpe": "hpo_algorithms.samplers.tpe:TPE",
     "gp": "hpo_algorithms.samplers.gp:GaussianProcess",
+    "botorch": "hpo_algorithms.samplers.botorch:BoTorch",
     "smac": "hpo_algorithms.samplers.smac:SMAC",
     "kde": "hpo_algorithms.samplers.kde:KDE",
     "bohb": "hpo_algorithms.samplers.kde:BOHB",

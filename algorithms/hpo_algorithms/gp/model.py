@@ -68,6 +68,16 @@ class GP:
         self.mean = float(one @ white / (one @ one))
         self._alpha = self._inverse_L.T @ (white - self.mean * one)
 
+    @property
+    def F(self) -> np.ndarray:
+        """The features, shape (n, D)."""
+        return np.asarray(self._F / self._inverse_scales)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """The length scale of each feature, shape (D,)."""
+        return np.asarray(1 / self._inverse_scales)
+
     def predict(self, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the noiseless function at features of shape (m, D)."""
         mean, variance = np.empty(len(F)), np.empty(len(F))
@@ -78,11 +88,17 @@ class GP:
             variance[i : i + rows] = self.variance - np.square(k @ self._inverse_L.T).sum(axis=1)
         return self.mean + mean, np.sqrt(np.maximum(variance, 1e-12))
 
+    def covariance(self, F: np.ndarray, G: np.ndarray) -> np.ndarray:
+        """The posterior covariance of the noiseless function at features F, shape (m, D), and G, shape (k, D): shape (m, k)."""
+        f, g = F * self._inverse_scales, G * self._inverse_scales
+        left, right = (self.variance * _matern(_squared_distances(A, self._F)) @ self._inverse_L.T for A in (f, g))
+        return np.asarray(self.variance * _matern(_squared_distances(f, g)) - left @ right.T)
+
     def rescaled(self, factor: float) -> GP:
         """The same points with length scales multiplied by a factor."""
         theta = self.theta.copy()
         theta[:-2] += math.log(factor)
-        return GP(self._F / self._inverse_scales, self.y, self._owner, theta)
+        return GP(self.F, self.y, self._owner, theta)
 
     def left_out(self) -> np.ndarray:
         """What the other points say of each point: shape (n,) [Rasmussen2006, eq. 5.12]."""
@@ -99,8 +115,7 @@ class GP:
 
     def given(self, F: np.ndarray, y: np.ndarray) -> GP:
         """The same hyperparameters with more points."""
-        both = np.concatenate([self._F / self._inverse_scales, F])
-        return GP(both, np.concatenate([self.y, y]), self._owner, self.theta)
+        return GP(np.concatenate([self.F, F]), np.concatenate([self.y, y]), self._owner, self.theta)
 
 
 def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int) -> np.ndarray:

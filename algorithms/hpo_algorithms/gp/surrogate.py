@@ -89,7 +89,7 @@ class Surrogate:
     """
 
     def __init__(self, space: Space, results: Results, losses: np.ndarray) -> None:
-        self._features = Features(space)
+        self.space, self._features = space, Features(space)
         self._several = bool(np.ptp(results.reach) > 0)
         owner = self._features.owner
         if self._several:
