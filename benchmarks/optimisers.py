@@ -22,9 +22,7 @@ ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms" / "hpo_algorithm
 
 def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
     """Our sampler by its name in a Study, with so many Trials active at a time, any of which is the next to end."""
-    bare, _, rest = name.partition("[")
-    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
-    settings = {key: _value(value) for key, value in pairs}
+    bare, settings = settings_of(name)
 
     def conversation(spec: Spec, seed: int) -> Conversation:
         from hpo_algorithms import Optimizer, Space
@@ -40,6 +38,13 @@ def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
             active += optimizer.ask(parallel - len(active))
 
     return conversation
+
+
+def settings_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The algorithm and its settings, of a name with settings in brackets."""
+    bare, _, rest = name.partition("[")
+    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
+    return bare, {key: _value(value) for key, value in pairs}
 
 
 def fingerprint(name: str) -> str:

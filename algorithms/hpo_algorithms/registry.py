@@ -30,6 +30,7 @@ ALGORITHMS: dict[str, str] = {
     "cmaes": "hpo_algorithms.samplers.cmaes:CMAES",
     "pso": "hpo_algorithms.samplers.pso:PSO",
     "ga": "hpo_algorithms.samplers.ga:GA",
+    "nsga2": "hpo_algorithms.samplers.nsga2:NSGA2",
     "pbt": "hpo_algorithms.population.pbt:PBT",
     "pb2": "hpo_algorithms.population.pb2:PB2",
     "replay": "hpo_algorithms.population.replay:Replay",
