@@ -28,7 +28,7 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
 from botorch.utils.multi_objective.hypervolume import infer_reference_point
 from gpytorch.kernels import MaternKernel, ScaleKernel
-from gpytorch.means import ConstantMean
+from gpytorch.means import Mean
 
 from hpo_algorithms.gp.model import GP
 from hpo_algorithms.ranking import nondomination
@@ -63,11 +63,10 @@ def posterior(model: GP) -> SingleTaskGP:
     kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=model.F.shape[1]))
     X, Y = _tensor(model.F), _tensor(-model.y[:, None])
     noise = torch.full_like(Y, max(model.noise, QUIET))
-    made = SingleTaskGP(X, Y, noise, covar_module=kernel, mean_module=ConstantMean(), outcome_transform=None)
+    made = SingleTaskGP(X, Y, noise, covar_module=kernel, mean_module=_Expected(model), outcome_transform=None)
     kernel.to(X)
     kernel.base_kernel.lengthscale = _tensor(model.scales)
     kernel.outputscale = model.variance
-    made.mean_module.constant.data.fill_(-model.mean)
     return made.eval().requires_grad_(False)
 
 
@@ -130,6 +129,18 @@ def expected_hypervolume(models: Sequence[GP], active: np.ndarray, points: np.nd
 def reference(Y: np.ndarray) -> torch.Tensor:
     """The point that volumes are measured from, a little worse than the worst values on the front of Y, shape (n, objectives)."""
     return infer_reference_point(_tensor(Y[np.floor(nondomination(-Y)) == 0]))
+
+
+class _Expected(Mean):  # type: ignore[misc]
+    """What a model expects beforehand, negated as all here; without gradients, for none are used."""
+
+    def __init__(self, model: GP) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        expected = self._model.expected(X.reshape(-1, X.shape[-1]).numpy())
+        return -torch.as_tensor(np.broadcast_to(expected, X.shape[:-1].numel()).copy(), dtype=X.dtype).reshape(X.shape[:-1])
 
 
 def _with(model: GP, active: np.ndarray) -> GP:

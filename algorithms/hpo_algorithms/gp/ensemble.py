@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpo_algorithms.gp.model import GP, Prior, fit
+from hpo_algorithms.gp.earlier import trusted
+from hpo_algorithms.gp.model import GP, Prior, Trend, fitted
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
 
 FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
@@ -40,8 +41,20 @@ class Ensemble:
     bests: tuple[float, ...]
 
     @classmethod
-    def of(cls, F: np.ndarray, y: np.ndarray, owner: np.ndarray, members: Sequence[Member] = MEMBERS, steps: int = 20) -> Ensemble:
-        """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one."""
+    def of(
+        cls,
+        F: np.ndarray,
+        y: np.ndarray,
+        owner: np.ndarray,
+        members: Sequence[Member] = MEMBERS,
+        steps: int = 20,
+        earlier: Sequence[GP] = (),
+    ) -> Ensemble:
+        """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one.
+
+        What `earlier` models of other Studies say is the trend, as far as it agrees with these losses, and where the losses are
+        likelier with it than without.
+        """
         finite = np.isfinite(y)
         y = np.where(finite, y, y[finite].max())
         few, many = thinned(y, FITTED), thinned(y, CONDITIONED)
@@ -53,8 +66,14 @@ class Ensemble:
                 # The first says how much is noise: the others, made to expect little variation, would call it all noise, and try
                 # the same place again and again for the improvement that they still expect there.
                 prior = replace(prior, noise=float(models[0].theta[-1]), noise_sd=AGREED, freedom=NORMAL)
-            theta = fit(F[few], target[few], owner, prior, steps)
-            models.append(GP(F[many], target[many], owner, theta))
+            trend: Trend | None = None
+            theta, density = fitted(F[few], target[few], owner, prior, steps)
+            if earlier:
+                said = trusted(earlier, F[few], target[few])
+                with_trend, other = fitted(F[few], target[few] - said(F[few]), owner, prior, steps)
+                if other < density:
+                    trend, theta = said, with_trend
+            models.append(GP(F[many], target[many], owner, theta, trend))
         return cls(tuple(models), ()).expecting(F[many])
 
     def pending(self, F: np.ndarray) -> Ensemble:

@@ -17,7 +17,7 @@ import numpy as np
 from hpo_algorithms.encoding import Snapping, among
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.ranking import nondomination
-from hpo_algorithms.samplers.gp import INCUMBENTS, Search, searched
+from hpo_algorithms.samplers.gp import INCUMBENTS, Search, earlier_models, earlier_results, searched
 from hpo_algorithms.settings import setting
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem
@@ -77,7 +77,11 @@ class BoTorch:
         def searcher(results: Results) -> Search:
             from hpo_algorithms.gp.surrogate import Surrogate
 
-            one_each = [Surrogate(problem.space, results, losses) for losses in results.Y.T]
+            known, each = earlier_results(problem), np.eye(problem.objectives)
+            one_each = [
+                Surrogate(problem.space, results, losses, earlier_models(problem, known, each[j]))
+                for j, losses in enumerate(results.Y.T)
+            ]
             return lambda number, active: self._search(problem, one_each, active, number)
 
         return searched(problem, history, numbers, self.startup_trials, searcher)

@@ -23,6 +23,7 @@ from hpo_algorithms.trials import Draw, History, Problem
 
 if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which only those who use it should wait for
     from hpo_algorithms.gp.ensemble import Ensemble
+    from hpo_algorithms.gp.model import GP
     from hpo_algorithms.gp.search import Score
     from hpo_algorithms.gp.surrogate import Results, Surrogate
 
@@ -73,9 +74,12 @@ class GaussianProcess:
         def searcher(results: Results) -> Search:
             from hpo_algorithms.gp.surrogate import Surrogate
 
+            known = earlier_results(problem)
+
             def search(number: int, active: np.ndarray) -> np.ndarray:
                 weights = stream(problem.seed, number, "gp/weights").dirichlet(np.ones(problem.objectives))
-                surrogate = Surrogate(problem.space, results, results.weighted(weights))
+                earlier = earlier_models(problem, known, weights)
+                surrogate = Surrogate(problem.space, results, results.weighted(weights), earlier)
                 return self._search(problem, surrogate, active, number)
 
             return search
@@ -129,6 +133,25 @@ class GaussianProcess:
             return lambda F: np.logaddexp.reduce([log_two_step(model, F, second, best) for model, best in pairs])
         log = a.log_pi if self.acquisition == "PI" else a.log_ei
         return lambda F: ensemble.score(F, lambda i, mean, deviation, best: log(mean, deviation, best))
+
+
+def earlier_results(problem: Problem) -> list[Results]:
+    """What earlier Studies have found, of each what was trained furthest."""
+    from hpo_algorithms.gp.surrogate import Results
+
+    found = []
+    for study in problem.prior:
+        longest = max(trial.budget or 0 for trial in study)
+        found.append(Results.of(problem, [trial for trial in study if (trial.budget or 0) == longest]))
+    return found
+
+
+def earlier_models(problem: Problem, known: Sequence[Results], weights: np.ndarray) -> list[GP]:
+    """Models of earlier Studies, of several objectives weighed as those of this one are."""
+    from hpo_algorithms.gp.earlier import model_of
+
+    models = (model_of(problem.space, results.X, results.weighted(weights)) for results in known if results.usable)
+    return [model for model in models if model is not None]
 
 
 def searched(
