@@ -35,7 +35,13 @@ lint: $(VENV)/.test  ## Style, layers and types
 .PHONY: unit
 unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
 	@echo "== Unit tests"
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit -m "not torch"
+	$(MAKE) --no-print-directory unit-torch
+
+.PHONY: unit-torch
+unit-torch: $(VENV)/.torch  ## Those of the algorithms on torch, which is installed for them: six gigabytes
+	@echo "== Unit tests of the algorithms on torch"
+	$(BIN)/python -m pytest tests/unit -m torch
 
 # Outside CI a machine that cannot run a control plane or a node skips these tests and says so; in CI that is a failure.
 define unless_missing
@@ -73,6 +79,9 @@ constraints:  ## Resolve the newest versions anew into constraints.txt
 	build/constraints/bin/pip install --quiet setuptools ./sdk '.[operator,test]'
 	{ head -2 constraints.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+	build/constraints/bin/pip install --quiet --constraint constraints.txt '.[torch]'
+	{ head -2 constraints-torch.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)' | grep -vxFf constraints.txt; } > build/constraints.txt
+	mv build/constraints.txt constraints-torch.txt
 
 .PHONY: sbom
 sbom:  ## Write build/hpo-operator.cdx.json: what the operator's image holds besides Python, with versions and licences
@@ -108,4 +117,9 @@ $(VENV)/.s3: $(VENV)/bin/python tests/s3.txt
 	@echo "== Installing an S3 server for the tests"
 	@$(PYTHON) -m venv $(VENV)/s3
 	@$(VENV)/s3/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/s3.txt
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test constraints-torch.txt
+	@echo "== Installing torch and botorch: three gigabytes to fetch, six on the disk, some five minutes"
+	$(PIP) --constraint constraints-torch.txt --no-build-isolation --editable ./sdk --editable '.[torch]'
 	@touch $@

@@ -22,9 +22,7 @@ ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms" / "hpo_algorithm
 
 def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
     """Our sampler by its name in a Study, with so many Trials active at a time, any of which is the next to end."""
-    bare, _, rest = name.partition("[")
-    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
-    settings = {key: _value(value) for key, value in pairs}
+    bare, settings = settings_of(name)
 
     def conversation(spec: Spec, seed: int) -> Conversation:
         from hpo_algorithms import Optimizer, Space
@@ -42,6 +40,13 @@ def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
     return conversation
 
 
+def settings_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The algorithm and its settings, of a name with settings in brackets."""
+    bare, _, rest = name.partition("[")
+    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
+    return bare, {key: _value(value) for key, value in pairs}
+
+
 def fingerprint(name: str) -> str:
     """Changes whenever our code for a sampler may have changed, so that stale results are never read."""
     from hpo_algorithms import ALGORITHMS as REGISTRY
@@ -49,8 +54,9 @@ def fingerprint(name: str) -> str:
     digest, module = hashlib.blake2b(digest_size=6), REGISTRY[name.partition("[")[0]].partition(":")[0].rpartition(".")[2]
     for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
         gp = path.stem.startswith("gp") or path.parent.name == "gp"
-        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso") else ("novelty", "random")
-        if path.stem in (*shared, module) or module == "auto" or (module in ("gp", "smac") and gp):
+        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso", "nsga2") else ("novelty", "random")
+        ga = module == "nsga2" and path.stem == "ga"
+        if path.stem in (*shared, module) or ga or module == "auto" or (module in ("gp", "smac", "botorch") and gp):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

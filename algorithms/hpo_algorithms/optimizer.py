@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from hpo_algorithms.errors import Fault, InvalidReport, InvalidSettings
+from hpo_algorithms.prior import warm
 from hpo_algorithms.registry import build
 from hpo_algorithms.seams import Algorithm
 from hpo_algorithms.space import Space
@@ -34,6 +35,7 @@ class Optimizer:
         seed: the same seed and the same results give the same proposals, in any process.
         objectives: how many losses each result has.
         given: configurations to try first.
+        earlier: histories of other optimizers on the same parameters: their best are tried next, and models learn from all.
 
     Raises InvalidSettings with every fault found, InvalidParameters where a given configuration is none of the space.
 
@@ -56,10 +58,11 @@ class Optimizer:
         *,
         objectives: int = 1,
         given: Iterable[Mapping[str, object]] = (),
+        earlier: Iterable[Iterable[Trial]] = (),
     ) -> None:
         low, high = _budget(budget)
         configurations = tuple(space.validate(params, f"given[{i}]") for i, params in enumerate(given))
-        self.problem = Problem(space, objectives, low, high, seed, configurations)
+        self.problem = warm(Problem(space, objectives, low, high, seed, configurations), earlier)
         self.finished = ""
         self._method: Algorithm = build(self.problem, algorithm, schedule)
         self._history: list[Trial] = []

@@ -18,7 +18,7 @@ import numpy as np
 
 from hpo_algorithms.trials import History, Problem, State, Trial
 
-FRONTS_UP_TO = 64  # fronts are peeled until this many Trials stand in them: no sampler looks at the order behind
+FRONTS_UP_TO = 64  # fronts are peeled until this many Trials stand in them: most samplers do not look at the order behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +30,23 @@ class Ranked:
     active: Sequence[Trial]
 
 
-def ranked(problem: Problem, history: History, least: int) -> Ranked:
+def ranked(problem: Problem, history: History, least: int, enough: int = FRONTS_UP_TO) -> Ranked:
     """Rank a history. Where Trials have several budgets, those of the highest budget with `least` results come first.
 
     What ended at another budget tells less. It is kept only if it stands in the worse half of its own budget and was not trained
     on to the one looked at, and goes behind: the better half there may well be as good as what is known, only not known yet.
+    With several objectives the order holds for the first `enough` places.
     """
     ended = [trial for trial in history if trial.state is not State.ACTIVE]
     active = [trial for trial in history if trial.state is State.ACTIVE]
     budgets = {trial.budget for trial in ended}
     if len(budgets) <= 1:
-        order, usable = _order(problem, ended)
+        order, usable = _order(problem, ended, enough)
         return Ranked([ended[i] for i in order], usable, active)
     rungs: dict[int | None, tuple[list[Trial], int]] = {}
     for budget in budgets:
         rung = [trial for trial in ended if trial.budget == budget]
-        order, usable = _order(problem, rung)
+        order, usable = _order(problem, rung, enough)
         rungs[budget] = [rung[i] for i in order], usable
     level = max(rungs, key=lambda budget: (min(rungs[budget][1], least), budget or 0))
     trials, usable = rungs.pop(level)
@@ -55,7 +56,7 @@ def ranked(problem: Problem, history: History, least: int) -> Ranked:
     return Ranked(trials[:usable] + behind + trials[usable:], usable, active)
 
 
-def _order(problem: Problem, ended: Sequence[Trial]) -> tuple[np.ndarray, int]:
+def _order(problem: Problem, ended: Sequence[Trial], enough: int) -> tuple[np.ndarray, int]:
     """Indices of `ended`, best first, and how many of them have a usable result."""
     done, stopped, nothing = State.DONE, State.STOPPED, (math.nan,) * problem.objectives
     Y = np.array([trial.losses or nothing for trial in ended], dtype=float).reshape(len(ended), problem.objectives)
@@ -69,18 +70,21 @@ def _order(problem: Problem, ended: Sequence[Trial]) -> tuple[np.ndarray, int]:
     tier = np.where(within & ran, 0, np.where(within, 1, np.where(known, 2, 3)))
     value = np.where(tier == 2, violation, first)
     if problem.objectives > 1 and (tier == 0).any():
-        value[tier == 0] = nondomination(Y[tier == 0])
+        value[tier == 0] = nondomination(Y[tier == 0], enough)
     steps = np.zeros(len(ended))
     for i in np.flatnonzero(tier == 1):
         steps[i] = -(ended[int(i)].step or 0)
     return np.lexsort((value, steps, tier)), int((tier <= 1).sum())
 
 
-def nondomination(Y: np.ndarray) -> np.ndarray:
-    """A rank for each row of losses, shape (n, m): its front, and within the front less for what stands further from others."""
+def nondomination(Y: np.ndarray, enough: int = FRONTS_UP_TO) -> np.ndarray:
+    """A rank for each row of losses, shape (n, m): its front, and within the front less for what stands further from others.
+
+    Once `enough` rows stand in fronts the others share a rank behind them.
+    """
     rank = np.full(len(Y), math.inf)
     left, placed, front = np.arange(len(Y)), 0, 0
-    while len(left) and placed < FRONTS_UP_TO:
+    while len(left) and placed < enough:
         best = left[_undominated(Y[left])]
         crowding = _crowding(Y[best])
         rank[best] = front + np.argsort(np.argsort(-crowding, kind="stable"), kind="stable") / (len(best) + 1)
@@ -91,7 +95,11 @@ def nondomination(Y: np.ndarray) -> np.ndarray:
 
 
 def _undominated(Y: np.ndarray) -> np.ndarray:
-    """Which rows no other row dominates; one pass over the rows for each row of the front."""
+    """Which rows no other row dominates; one pass over the rows for each row of the front, with two objectives one in all."""
+    if Y.shape[1] == 2:
+        rows, place = np.unique(Y, axis=0, return_inverse=True)  # in ascending order of the first
+        lowest_before = np.concatenate([[math.inf], np.minimum.accumulate(rows[:-1, 1])])
+        return np.asarray((rows[:, 1] < lowest_before)[place.ravel()])
     alive = np.arange(len(Y))
     kept = Y
     i = 0

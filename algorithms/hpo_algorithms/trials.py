@@ -89,7 +89,8 @@ History = Sequence[Trial]
 class Problem:
     """What a Study asks: the space, how many objectives, how far Trials may train, and what is known beforehand.
 
-    `given` are configurations that the user wants tried first; `prior` are ended Trials of earlier Studies on the same space.
+    `given` are configurations that the user wants tried first; `prior` are the ended Trials of each of some earlier
+    Studies on the same space (`hpo_algorithms.prior.warm` puts them there).
     """
 
     space: Space
@@ -98,7 +99,7 @@ class Problem:
     max_budget: int | None = None
     seed: int = 0
     given: tuple[Params, ...] = ()
-    prior: tuple[Trial, ...] = ()
+    prior: tuple[tuple[Trial, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

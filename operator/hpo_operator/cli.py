@@ -78,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--results", type=Path, metavar="DIR", help="results folder (default: hpo-runs/<name of the Study>)")
     run.add_argument("--fresh", action="store_true", help="set earlier results aside and start anew")
+    run.add_argument(
+        "--earlier",
+        type=Path,
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="results folder of a Study in warmStart.studies (default: beside this one's, by its name); may be repeated",
+    )
     _output_argument(run, "text", "json")
     run.add_argument("--quiet", action="store_true", help="no progress, only the end")
     run.set_defaults(run=_run)
@@ -152,7 +160,9 @@ def _output_argument(parser: argparse.ArgumentParser, *formats: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     study, found = _load(arguments.study)
     results: Path = arguments.results or Path("hpo-runs") / study.metadata.name
-    return _run_here(study, found, results, arguments, gpus=arguments.gpus, parallelism=arguments.parallelism)
+    return _run_here(
+        study, found, results, arguments, gpus=arguments.gpus, parallelism=arguments.parallelism, earlier=arguments.earlier
+    )
 
 
 def _run_here(study: Study, found: Sequence[str], results: Path, arguments: argparse.Namespace, **options: Any) -> int:

@@ -378,6 +378,32 @@ def view_of(space: Space, trial: Trial, spec: StudySpec | None = None, *, bad: b
     )
 
 
+def earlier_trials(space: Space, spec: StudySpec, trials: Iterable[Trial], before: datetime | None) -> list[algorithms.Trial]:
+    """What another Study had found by a time, as the algorithm of this one sees it: by this one's metrics, goals and constraints.
+
+    What ended later is left out, so that the answer stays the same while the other Study goes on. So are configurations that are
+    none of the space.
+    """
+    found = []
+    for trial in trials:
+        ended = trial.status.completion_time
+        if not is_terminal(trial) or ended is None or (before is not None and ended > before):
+            continue
+        if c.reason(trial.status.conditions, c.SUCCEEDED) not in c.FREED:
+            with contextlib.suppress(InvalidInput):
+                found.append(view_of(space, trial, spec))
+    return sorted(found, key=lambda each: each.number)
+
+
+def nothing_to_learn(spec: StudySpec, name: str, found: Iterable[algorithms.Trial]) -> str:
+    """Why the Trials of an earlier Study are of no use; empty where they are of some."""
+    if any(trial.state is State.DONE and math.isfinite(trial.loss) for trial in found):
+        return ""
+    metrics = ", ".join(objective.metric for objective in spec.objectives)
+    rule = f"no Trial of Study {name} had ended with {metrics} and with a configuration within these parameters"
+    return f"{rule} when this Study was created. Name one that has, or leave it out."
+
+
 def _state_of(status: TrialStatus) -> State:
     """What an ended Trial is to algorithms; for a reason of a newer version, what its truth says."""
     succeeded = c.condition(status.conditions, c.SUCCEEDED)

@@ -184,7 +184,12 @@ class StudyName(Resource):
 class WarmStart(Resource):
     """What is known beforehand."""
 
-    studies: tuple[StudyName, ...] = Field((), max_length=16, description="Earlier Studies over the same parameters.")
+    studies: tuple[StudyName, ...] = Field(
+        (),
+        max_length=16,
+        description="Earlier Studies over the same parameters: their best are tried first, and models learn from all that "
+        "they had found when this Study was created.",
+    )
     configurations: tuple[Configuration, ...] = Field((), max_length=100, description="Configurations to try first.")
 
 
@@ -429,8 +434,8 @@ class TrialSpec(Observed):
     )
     origin: Literal["Given", "Sampled", "Promoted", "Perturbed", "Fallback"] = Field(
         "Sampled",
-        description="Given in warmStart.configurations; Sampled by the algorithm; Promoted from a lower rung; Perturbed from "
-        "another member; or a Fallback, drawn quasi-randomly because the algorithm failed.",
+        description="Given in warmStart.configurations, or the best of warmStart.studies; Sampled by the algorithm; Promoted "
+        "from a lower rung; Perturbed from another member; or a Fallback, drawn quasi-randomly because the algorithm failed.",
     )
 
 

@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from hpo_algorithms import Fault, InvalidInput, Problem, Space, build
+from hpo_algorithms import Fault, InvalidInput, Problem, Space, Trial, build
 from hpo_algorithms.errors import nearest
+from hpo_algorithms.prior import warm
 from hpo_algorithms.registry import CONTINUING
 from hpo_algorithms.space import Params
 from pydantic import BaseModel, ValidationError
@@ -63,13 +64,13 @@ def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def problem_of(spec: StudySpec, seed: int) -> Problem:
-    """The question that a valid Study puts to its algorithm."""
+def problem_of(spec: StudySpec, seed: int, earlier: Iterable[Iterable[Trial]] = ()) -> Problem:
+    """The question that a valid Study puts to its algorithm, with the Trials of the earlier Studies that it names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are told once, by `notes`
         space = Space.from_spec(spec.parameters)
     given = spec.warm_start.configurations if spec.warm_start else ()
-    return Problem(
+    problem = Problem(
         space=space,
         objectives=len(spec.objectives),
         min_budget=spec.budget.min if spec.budget else None,
@@ -77,6 +78,7 @@ def problem_of(spec: StudySpec, seed: int) -> Problem:
         seed=seed,
         given=tuple(space.parse({pair.name: pair.value for pair in each.parameters}) for each in given),
     )
+    return warm(problem, earlier)
 
 
 def notes(spec: StudySpec) -> list[str]:
@@ -164,6 +166,8 @@ def _cross_faults(spec: StudySpec) -> Iterable[Fault]:
     if spec.checkpoints is None and (name := next(iter(CONTINUING.intersection(spec.algorithm)), "")):
         rule = "needs a store of checkpoints, for its Trials start from each other's"
         yield Fault(f"algorithm.{name}", None, rule, "Add checkpoints: {volumeClaim: {name: weights}}.")
+    if spec.warm_start and spec.warm_start.studies and "replay" in spec.algorithm:
+        yield Fault("warmStart.studies", None, "is of no use to algorithm replay, which searches nothing", "Remove it.")
     if spec.metrics.logs:
         yield from _pattern_faults(spec.metrics.logs.pattern)
     yield from _template_faults(spec)

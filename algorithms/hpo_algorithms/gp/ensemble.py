@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpo_algorithms.gp.model import GP, Prior, fit
+from hpo_algorithms.gp.earlier import trusted
+from hpo_algorithms.gp.model import GP, Prior, Trend, fitted
 from hpo_algorithms.gp.outputs import half_ranked, standardised, winsorised
 
 FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
@@ -45,8 +46,20 @@ class Ensemble:
     bests: tuple[float, ...]
 
     @classmethod
-    def of(cls, F: np.ndarray, y: np.ndarray, owner: np.ndarray, members: Sequence[Member] = MEMBERS, steps: int = 20) -> Ensemble:
-        """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one."""
+    def of(
+        cls,
+        F: np.ndarray,
+        y: np.ndarray,
+        owner: np.ndarray,
+        members: Sequence[Member] = MEMBERS,
+        steps: int = 20,
+        earlier: Sequence[GP] = (),
+    ) -> Ensemble:
+        """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one.
+
+        What `earlier` models of other Studies say is the trend, as far as it agrees with these losses, and where the losses are
+        likelier with it than without.
+        """
         finite = np.isfinite(y)
         y = np.where(finite, y, y[finite].max())
         few, many = thinned(y, FITTED), thinned(y, CONDITIONED)
@@ -58,10 +71,16 @@ class Ensemble:
                 # The first says how much is noise: the others, made to expect little variation, would call it all noise, and try
                 # the same place again and again for the improvement that they still expect there.
                 prior = replace(prior, noise=float(models[0].theta[-1]), noise_sd=AGREED, freedom=NORMAL)
+            trend: Trend | None = None
             # The third begins where the second has ended, which is not far, and so takes half as long.
             start, share = (models[1].theta, 2) if len(models) > 1 else (None, 1)
-            theta = fit(F[few], target[few], owner, prior, steps // share, start)
-            models.append(GP(F[many], target[many], owner, theta))
+            theta, density = fitted(F[few], target[few], owner, prior, steps // share, start)
+            if earlier:
+                said = trusted(earlier, F[few], target[few])
+                with_trend, other = fitted(F[few], target[few] - said(F[few]), owner, prior, steps // share, start)
+                if other < density:
+                    trend, theta = said, with_trend
+            models.append(GP(F[many], target[many], owner, theta, trend))
         return cls(tuple(models), ()).expecting(F[many])
 
     def pending(self, F: np.ndarray) -> Ensemble:

@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import lapack
 from scipy.optimize import minimize
+
+Trend = Callable[[np.ndarray], np.ndarray]
 
 SQRT5 = math.sqrt(5.0)
 FLOOR = math.log(1e-9)  # of the noise variance, relative to a unit variance of the targets
@@ -52,10 +55,11 @@ class GP:
         y: targets, shape (n,).
         owner: the length scale that each feature is divided by, shape (D,).
         theta: log length scales, log v, log s: shape (d + 2,).
+        trend: what is expected of features beforehand, beside a constant: the process is what differs from it.
     """
 
-    def __init__(self, F: np.ndarray, y: np.ndarray, owner: np.ndarray, theta: np.ndarray) -> None:
-        self.theta, self._owner = theta, owner
+    def __init__(self, F: np.ndarray, y: np.ndarray, owner: np.ndarray, theta: np.ndarray, trend: Trend | None = None) -> None:
+        self.theta, self._owner, self.trend = theta, owner, trend
         self._inverse_scales = np.exp(-theta[:-2])[owner]
         self.variance, self.noise = math.exp(theta[-2]), math.exp(theta[-1])
         self._F, self.y = F * self._inverse_scales, y
@@ -64,9 +68,19 @@ class GP:
         L = _cholesky(K)
         self._inverse_L: np.ndarray = lapack.dtrtri(L, lower=1)[0]
         one = self._inverse_L @ np.ones(len(y))
-        white = self._inverse_L @ y
+        white = self._inverse_L @ (y if trend is None else y - trend(F))
         self.mean = float(one @ white / (one @ one))
         self._alpha = self._inverse_L.T @ (white - self.mean * one)
+
+    @property
+    def F(self) -> np.ndarray:
+        """The features, shape (n, D)."""
+        return np.asarray(self._F / self._inverse_scales)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """The length scale of each feature, shape (D,)."""
+        return np.asarray(1 / self._inverse_scales)
 
     def predict(self, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the noiseless function at features of shape (m, D)."""
@@ -76,13 +90,23 @@ class GP:
             k = self.variance * _matern(_squared_distances(F[i : i + rows] * self._inverse_scales, self._F))
             mean[i : i + rows] = k @ self._alpha
             variance[i : i + rows] = self.variance - np.square(k @ self._inverse_L.T).sum(axis=1)
-        return self.mean + mean, np.sqrt(np.maximum(variance, 1e-12))
+        return self.expected(F) + mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def expected(self, F: np.ndarray) -> np.ndarray | float:
+        """What was expected of features, shape (m, D), before any point was known."""
+        return self.mean if self.trend is None else self.mean + self.trend(F)
+
+    def covariance(self, F: np.ndarray, G: np.ndarray) -> np.ndarray:
+        """The posterior covariance of the noiseless function at features F, shape (m, D), and G, shape (k, D): shape (m, k)."""
+        f, g = F * self._inverse_scales, G * self._inverse_scales
+        left, right = (self.variance * _matern(_squared_distances(A, self._F)) @ self._inverse_L.T for A in (f, g))
+        return np.asarray(self.variance * _matern(_squared_distances(f, g)) - left @ right.T)
 
     def rescaled(self, factor: float) -> GP:
         """The same points with length scales multiplied by a factor."""
         theta = self.theta.copy()
         theta[:-2] += math.log(factor)
-        return GP(self._F / self._inverse_scales, self.y, self._owner, theta)
+        return GP(self.F, self.y, self._owner, theta, self.trend)
 
     def left_out(self) -> np.ndarray:
         """What the other points say of each point: shape (n,) [Rasmussen2006, eq. 5.12]."""
@@ -95,16 +119,22 @@ class GP:
         half = k @ self._inverse_L.T
         K = self.variance * _matern(_squared_distances(scaled, scaled)) - half @ half.T
         K[np.diag_indices_from(K)] += 1e-6 * self.variance
-        return np.asarray(self.mean + k @ self._alpha + _cholesky(K) @ rng.standard_normal(len(F)))
+        return np.asarray(self.expected(F) + k @ self._alpha + _cholesky(K) @ rng.standard_normal(len(F)))
 
     def given(self, F: np.ndarray, y: np.ndarray) -> GP:
         """The same hyperparameters with more points."""
-        both = np.concatenate([self._F / self._inverse_scales, F])
-        return GP(both, np.concatenate([self.y, y]), self._owner, self.theta)
+        return GP(np.concatenate([self.F, F]), np.concatenate([self.y, y]), self._owner, self.theta, self.trend)
 
 
-def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int, start: np.ndarray | None = None) -> np.ndarray:
-    """The hyperparameters of highest posterior density, by L-BFGS with analytic gradients from `start`, or the prior's mean."""
+def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int) -> np.ndarray:
+    """The hyperparameters of highest posterior density, by L-BFGS with analytic gradients from the prior's mean."""
+    return fitted(F, y, owner, prior, steps)[0]
+
+
+def fitted(
+    F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: int, start: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """The same from `start`, and minus the logarithm of their density, up to a constant."""
     d = int(owner.max()) + 1
     mean, deviation = prior.means(d), prior.deviations(d)
     objective = _Posterior(F, y, owner, prior)
@@ -118,7 +148,7 @@ def fit(F: np.ndarray, y: np.ndarray, owner: np.ndarray, prior: Prior, steps: in
         bounds=np.column_stack([low, high]),
         options={"maxiter": steps, "ftol": 1e-5},
     )
-    return np.asarray(found.x)
+    return np.asarray(found.x), float(found.fun)
 
 
 class _Posterior:

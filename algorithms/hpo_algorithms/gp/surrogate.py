@@ -12,6 +12,7 @@ import numpy as np
 from hpo_algorithms.encoding import encoded
 from hpo_algorithms.gp.ensemble import Ensemble
 from hpo_algorithms.gp.features import Features
+from hpo_algorithms.gp.model import GP
 from hpo_algorithms.space import Params, Space
 from hpo_algorithms.trials import History, Problem, State, Trial
 
@@ -74,9 +75,9 @@ def _encoded(space: Space, trials: Sequence[Trial]) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _fitted(shape: tuple[int, int], F: bytes, losses: bytes, owner: tuple[int, ...]) -> Ensemble:
+def _fitted(shape: tuple[int, int], F: bytes, losses: bytes, owner: tuple[int, ...], earlier: tuple[GP, ...] = ()) -> Ensemble:
     # A memo of what is a function of its arguments: proposals made one by one on the same results share a fit.
-    return Ensemble.of(np.frombuffer(F).reshape(shape), np.frombuffer(losses), np.array(owner))
+    return Ensemble.of(np.frombuffer(F).reshape(shape), np.frombuffer(losses), np.array(owner), earlier=earlier)
 
 
 class Surrogate:
@@ -86,17 +87,18 @@ class Surrogate:
     Args:
         results: with at least two usable ones.
         losses: one for each result, infinite where there is none.
+        earlier: models of what earlier Studies have found.
     """
 
-    def __init__(self, space: Space, results: Results, losses: np.ndarray) -> None:
-        self._features = Features(space)
+    def __init__(self, space: Space, results: Results, losses: np.ndarray, earlier: Sequence[GP] = ()) -> None:
+        self.space, self._features = space, Features(space)
         self._several = bool(np.ptp(results.reach) > 0)
         owner = self._features.owner
         if self._several:
             owner = np.append(owner, owner.max() + 1)
             losses = aligned(results, losses)
         F = np.ascontiguousarray(self.features(results.X, results.reach))
-        self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(owner.tolist()))
+        self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(owner.tolist()), tuple(earlier))
         self.losses, self.results = losses, results
         if self._several:  # what matters is the best at the full budget, which may not have been run
             full = self.features(results.X[np.isfinite(losses)])

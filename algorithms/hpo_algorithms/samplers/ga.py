@@ -93,7 +93,7 @@ class GA:
         ordered, usable = best_first(problem, ended)
         if self.mode != "generational":
             return None, ordered[: min(usable, self.population)]
-        born = {trial.number: _generation(trial) for trial in history}
+        born = {trial.number: generation_of(trial) for trial in history}
         now = max(born.values(), default=0)
         now += sum(born[trial.number] == now for trial in ended) >= self.population
         before = [trial for trial in ordered[:usable] if born[trial.number] < now]
@@ -117,7 +117,7 @@ class GA:
         return child
 
 
-def _generation(trial: Trial) -> int:
+def generation_of(trial: Trial) -> int:
     """What stands in the memo; what others placed counts as a forefather."""
     word, _, number = trial.memo.partition(" ")
     return int(number) if word == "generation" and number.isdecimal() else 0

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo_algorithms.encoding import among
+from hpo_algorithms.encoding import Snapping, among
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.samplers.novelty import novel
 from hpo_algorithms.settings import setting
@@ -23,10 +23,12 @@ from hpo_algorithms.trials import Draw, History, Problem
 
 if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which only those who use it should wait for
     from hpo_algorithms.gp.ensemble import Ensemble
+    from hpo_algorithms.gp.model import GP
     from hpo_algorithms.gp.search import Score
-    from hpo_algorithms.gp.surrogate import Surrogate
+    from hpo_algorithms.gp.surrogate import Results, Surrogate
 
-ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy")
+Search = Callable[[int, np.ndarray], np.ndarray]
+ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy", "twoStep")
 # After a stagnation one of these is drawn for each proposal: length scales multiplied by the first, so that what lies between the
 # Trials is doubted, and an improvement asked for by the second, in standard deviations of the targets. None is not to doubt at all,
 # and to go where the surest model has its minimum.
@@ -35,6 +37,11 @@ PATIENCE, PROGRESS = 10, 0.01  # results within which the best must improve by t
 NO_DOUBT = (1.0, 0.0)
 FINE = 12  # rounds of local search for the last digits: its last steps are a hundred-thousandth of a range
 INCUMBENTS = 10  # best Trials around which the search looks closer
+SECOND = 256  # configurations among which a second step of `twoStep` is chosen
+EFFORTS = {  # of the search, where it is another than for the expected improvement
+    "thompson": {"rounds": 0, "uniform": 600, "near": 400},  # a draw is of all points at once
+    "twoStep": {"uniform": 200, "near": 100, "starts": 3, "tries": 16, "rounds": 6},  # each point costs several hundred others
+}
 RANKED_AT_ONCE = 8  # proposals kept from one search, for finite spaces whose first choice is taken
 
 
@@ -68,29 +75,20 @@ class GaussianProcess:
         return ()
 
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
-        from hpo_algorithms.gp.surrogate import Results, Surrogate
+        def searcher(results: Results) -> Search:
+            from hpo_algorithms.gp.surrogate import Surrogate
 
-        results = Results.of(problem, history)
-        if results.usable < self.startup_trials:
-            return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
-        surrogate: Surrogate | None = None
-        active, ranked = results.active, (-1, np.empty((0, 0)))
+            known = earlier_results(problem)
 
-        def one(number: int, attempt: int) -> Draw:
-            nonlocal surrogate, active, ranked
-            if ranked[0] != number:
-                if surrogate is None or problem.objectives > 1:
-                    weights = stream(problem.seed, number, "gp/weights").dirichlet(np.ones(problem.objectives))
-                    surrogate = Surrogate(problem.space, results, results.weighted(weights))
-                ranked = number, self._search(problem, surrogate, active, number)
-                active = np.vstack([active, ranked[1][:1]])
-            choices = ranked[1]
-            if attempt >= len(choices):
-                return Draw(problem.space.sample(stream(problem.seed, number, f"gp/{attempt}")))
-            active[-1] = choices[attempt]
-            return Draw(problem.space.decode(choices[attempt]))
+            def search(number: int, active: np.ndarray) -> np.ndarray:
+                weights = stream(problem.seed, number, "gp/weights").dirichlet(np.ones(problem.objectives))
+                earlier = earlier_models(problem, known, weights)
+                surrogate = Surrogate(problem.space, results, results.weighted(weights), earlier)
+                return self._search(problem, surrogate, active, number)
 
-        return novel(problem, history, numbers, one)
+            return search
+
+        return searched(problem, history, numbers, self.startup_trials, searcher)
 
     def _search(self, problem: Problem, surrogate: Surrogate, active: np.ndarray, number: int) -> np.ndarray:
         """The best few points for one proposal, best first, none of them known already."""
@@ -101,7 +99,7 @@ class GaussianProcess:
         ensemble = surrogate.ensemble.pending(surrogate.features(active))
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
-        effort = Effort(rounds=0, uniform=600, near=400) if self.acquisition == "thompson" else Effort()
+        effort = Effort(**EFFORTS.get(self.acquisition, {}))
         doubt: tuple[float, float] | None = NO_DOUBT
         if stagnating(surrogate.losses):
             doubt = DOUBTS[int(rng.integers(len(DOUBTS)))]
@@ -120,7 +118,7 @@ class GaussianProcess:
 
         scales = np.exp(np.mean([model.theta for model in ensemble.models], axis=0))[: len(problem.space)]
         box = region(surrogate.losses, best[0], scales)
-        return maximum(problem.space, score, best, rng, effort, box)[:RANKED_AT_ONCE]
+        return maximum(problem.space, score, best, rng, effort, box)
 
     def _acquisition(self, ensemble: Ensemble, surrogate: Surrogate, rng: np.random.Generator) -> Score:
         from hpo_algorithms.gp import acquisition as a
@@ -135,8 +133,65 @@ class GaussianProcess:
             F = surrogate.features(surrogate.results.X)
             minima = [a.drawn_minima(*model.predict(F), rng, 16) for model in models]
             return lambda F: ensemble.score(F, lambda i, mean, deviation, best: a.log_mes(mean, deviation, minima[i]))
+        if self.acquisition == "twoStep":
+            from hpo_algorithms.gp.lookahead import log_two_step
+
+            space = surrogate.space
+            somewhere = Snapping(space)(rng.random((SECOND - INCUMBENTS, len(space))))
+            second = surrogate.features(np.vstack([surrogate.best(INCUMBENTS), somewhere]))
+            pairs = list(zip(models, ensemble.bests, strict=True))
+            return lambda F: np.logaddexp.reduce([log_two_step(model, F, second, best) for model, best in pairs])
         log = a.log_pi if self.acquisition == "PI" else a.log_ei
         return lambda F: ensemble.score(F, lambda i, mean, deviation, best: log(mean, deviation, best))
+
+
+def earlier_results(problem: Problem) -> list[Results]:
+    """What earlier Studies have found, of each what was trained furthest."""
+    from hpo_algorithms.gp.surrogate import Results
+
+    found = []
+    for study in problem.prior:
+        longest = max(trial.budget or 0 for trial in study)
+        found.append(Results.of(problem, [trial for trial in study if (trial.budget or 0) == longest]))
+    return found
+
+
+def earlier_models(problem: Problem, known: Sequence[Results], weights: np.ndarray) -> list[GP]:
+    """Models of earlier Studies, of several objectives weighed as those of this one are."""
+    from hpo_algorithms.gp.earlier import model_of
+
+    models = (model_of(problem.space, results.X, results.weighted(weights)) for results in known if results.usable)
+    return [model for model in models if model is not None]
+
+
+def searched(
+    problem: Problem, history: History, numbers: Sequence[int], startup: int, searcher: Callable[[Results], Search]
+) -> Sequence[Draw]:
+    """The draws of a sampler with a model: spread evenly until there are `startup` results, then where its search leads.
+
+    `searcher` is asked once, with the results. What it gives maps a number and the encodings of all active Trials, shape
+    (m, d), to the best few points for that number, best first.
+    """
+    from hpo_algorithms.gp.surrogate import Results
+
+    results = Results.of(problem, history)
+    if results.usable < startup:
+        return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
+    search = searcher(results)
+    active, ranked = results.active, (-1, np.empty((0, 0)))
+
+    def one(number: int, attempt: int) -> Draw:
+        nonlocal active, ranked
+        if ranked[0] != number:
+            ranked = number, search(number, active)[:RANKED_AT_ONCE]
+            active = np.vstack([active, ranked[1][:1]])
+        choices = ranked[1]
+        if attempt >= len(choices):
+            return Draw(problem.space.sample(stream(problem.seed, number, f"gp/{attempt}")))
+        active[-1] = choices[attempt]
+        return Draw(problem.space.decode(choices[attempt]))
+
+    return novel(problem, history, numbers, one)
 
 
 def stagnating(losses: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hpo_algorithms.ranking import ranked
+from hpo_algorithms.ranking import FRONTS_UP_TO, ranked
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import History, Problem, Trial
 
@@ -31,13 +31,14 @@ def settled(problem: Problem, history: History) -> list[Trial]:
     return list(found.values())
 
 
-def best_first(problem: Problem, ended: Sequence[Trial]) -> tuple[list[Trial], int]:
+def best_first(problem: Problem, ended: Sequence[Trial], enough: int = FRONTS_UP_TO) -> tuple[list[Trial], int]:
     """Ended Trials, best first, and how many of them have a result; those at a higher budget stand before those at a lower.
 
-    What reached a higher budget was among the best below. Within a budget the order is that of `ranked`.
+    What reached a higher budget was among the best below. Within a budget the order is that of `ranked`, with several objectives in
+    the first `enough` places.
     """
     budgets = sorted({trial.budget or 0 for trial in ended}, reverse=True)
-    rungs = [ranked(problem, [trial for trial in ended if (trial.budget or 0) == budget], 1) for budget in budgets]
+    rungs = [ranked(problem, [trial for trial in ended if (trial.budget or 0) == budget], 1, enough) for budget in budgets]
     with_result = [trial for rung in rungs for trial in rung.trials[: rung.usable]]
     return with_result + [trial for rung in rungs for trial in rung.trials[rung.usable :]], len(with_result)
 

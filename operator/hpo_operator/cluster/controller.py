@@ -17,7 +17,7 @@ from hpo_algorithms import InvalidInput, Proposal
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.claims import GPU_CLASSES, claimed_gpus
-from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, Client, Object, RequestFailed
+from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import CREATION, REFUSED_FOR_GOOD, Executor, NameConflict
@@ -33,9 +33,9 @@ from hpo_operator.cluster.rendering import (
     workload_manifest,
 )
 from hpo_operator.cluster.results import Gatherer
-from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, version_of
+from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, read_trial, version_of
 from hpo_operator.consultant import Consultant
-from hpo_operator.ledger import Ledger
+from hpo_operator.ledger import Ledger, earlier_trials, nothing_to_learn
 from hpo_operator.planner import Action, Ask, Refusal, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
 from hpo_operator.validation import problem_of, read_study
@@ -163,6 +163,12 @@ class Controller:
         if known is not None and known != _digest(state.study):
             await self._reject(state, c.TEMPLATE_CHANGED, "spec.template is not the one that its Trials were made with.")
             return False
+        if state.earlier is None and (message := await self._recall(state, state.study)):
+            if state.study.status.seed is None:
+                state.earlier = None
+                await self._reject(state, c.WARM_START_UNUSABLE, message)
+                return False
+            self._recorder.record(state.raw, "Warning", c.WARM_START_UNUSABLE, message)  # it goes on with what there is
         if state.study.status.seed is None and not await self._accept(state, state.study):
             return False
         if state.ledger is None or state.resync:
@@ -200,6 +206,26 @@ class Controller:
         await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
         self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
         return True
+
+    async def _recall(self, state: StudyState, study: Study) -> str:
+        """What earlier Studies have found; gives the reason, with the remedy, where one of them is of no use."""
+        state.earlier, refused = [], ""
+        named = study.spec.warm_start.studies if study.spec.warm_start else ()
+        space = problem_of(study.spec, 0).space if named else None
+        for place, each in enumerate(named):
+            assert space is not None
+            path = f"spec.warmStart.studies[{place}].name: {each.name}: "
+            other = await self._client.get(STUDIES, study.metadata.namespace, each.name)
+            if other is None:
+                refused = refused or f"{path}there is no such Study in this namespace. Create it first, or leave it out."
+                continue
+            selector = f"{STUDY_UID_LABEL}={other['metadata']['uid']}"
+            trials = [read_trial(raw) async for raw in self._client.list(TRIALS, study.metadata.namespace, selector)]
+            found = earlier_trials(space, study.spec, trials, study.metadata.creation_timestamp)
+            if reason := nothing_to_learn(study.spec, each.name, found):
+                refused = refused or path + reason
+            state.earlier.append(found)
+        return refused
 
     async def _unusable(self, study: Study) -> str:
         """Why a Study's checkpoints cannot be kept where it says, with the remedy; empty when they can."""
@@ -354,7 +380,8 @@ class Controller:
         if state.consultant is None:
             spec = state.study.spec
             donors = spec.checkpoints is not None
-            state.consultant = Consultant(problem_of(spec, state.study.status.seed), spec.algorithm, spec.schedule, donors=donors)
+            problem = problem_of(spec, state.study.status.seed, state.earlier or ())
+            state.consultant = Consultant(problem, spec.algorithm, spec.schedule, donors=donors)
         if state.consultant.busy:
             return
         state.consultant.ask(state.ledger, question.first, question.count)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import hpo_algorithms as algorithms
 from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
@@ -63,6 +64,8 @@ class StudyState:
     process: for its answer, or else for another question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that
     the API server has refused.
 
+    `earlier` is what the Studies that it names have found, None until they were looked for.
+
     `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
     next. `failure` is what went wrong with one since the Study was last looked at, which was last so at `failed_at`.
     """
@@ -89,6 +92,7 @@ class StudyState:
     pods_listed: set[int] = field(default_factory=set)
     seen: dict[int, Workload] = field(default_factory=dict)
     live: dict[int, Live] = field(default_factory=dict)
+    earlier: list[list[algorithms.Trial]] | None = None
     consultant: Consultant | None = None
     consultation: Consultation | None = None
     refusal: Refusal | None = None

@@ -21,6 +21,7 @@ from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
 from hpo_operator.environment import trial_environment
 from hpo_operator.ledger import Ledger, is_terminal
+from hpo_operator.local.earlier import earlier_runs
 from hpo_operator.local.gpus import devices
 from hpo_operator.local.leftovers import RECORD, end_leftovers
 from hpo_operator.local.processes import Processes
@@ -102,6 +103,7 @@ class LocalRunner:
         watch: Watcher = lambda progress: None,
         parallelism: int | None = None,
         environment: Mapping[str, str] | None = None,
+        earlier: Sequence[Path] = (),
     ) -> None:
         if parallelism is not None:
             study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
@@ -112,6 +114,7 @@ class LocalRunner:
         self.notes = (*self._program.notes, *handed_out.notes)
         self._asked_for = study
         self._results = results.absolute()
+        self._earlier = earlier
         self._watch = watch
         self._interrupts = 0
 
@@ -130,14 +133,15 @@ class LocalRunner:
     def run(self) -> Study:
         """Run to the end, and give the Study with its last status.
 
-        Raises StoreError when the folder cannot be used or written, AlgorithmFailed, and Interrupted after `interrupt`.
+        Raises StoreError when the folder cannot be used or written, InvalidStudy when an earlier Study
+        is not found, AlgorithmFailed, and Interrupted after `interrupt`.
         """
         with ExitStack() as stack:
             self._store, self._study = Store.open(self._results, self._asked_for, secrets.randbelow(2**31))
             stack.callback(self._store.close)
             spec, status = self._study.spec, self._study.status
             assert status.seed is not None
-            problem = problem_of(spec, status.seed)
+            problem = problem_of(spec, status.seed, earlier_runs(self._study, self._results, self._earlier))
             log = self._results / ALGORITHM_LOG
             self._consultant = Consultant(problem, spec.algorithm, spec.schedule, donors=spec.checkpoints is not None, log=log)
             stack.callback(self._consultant.close)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 from hpo_algorithms import ALGORITHMS, InvalidParameters
 
-from tests.unit.algorithms.contract import PROMISES, Method, Promise, pairs
+from tests.unit.algorithms.contract import ON_TORCH, PROMISES, Method, Promise, pairs
 from tests.unit.algorithms.saboteurs import SABOTEURS, Honest
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.mark.parametrize(("method", "promised"), pairs(), ids=lambda each: getattr(each, "__name__", str(each)))
+CASES = [
+    pytest.param(method, promised, marks=[pytest.mark.torch] if method.algorithm in ON_TORCH else [])
+    for method, promised in pairs()
+]
+
+
+@pytest.mark.parametrize(("method", "promised"), CASES, ids=lambda each: getattr(each, "__name__", str(each)))
 def test_contract(method: Method, promised: Promise) -> None:
     promised(method)
 

@@ -126,7 +126,13 @@ def test_a_bad_Study_is_refused_and_the_field_to_blame_is_named(bad: BadStudy) -
     assert bad.path in [fault.path for fault in refusal.value.faults], str(refusal.value)
 
 
-@pytest.mark.parametrize("study", good_studies().values(), ids=good_studies())
+GOOD = [
+    pytest.param(study, id=name, marks=[pytest.mark.torch] if name.startswith("algorithm botorch") else [])
+    for name, study in good_studies().items()
+]
+
+
+@pytest.mark.parametrize("study", GOOD)
 def test_a_good_Study_is_accepted_and_the_defaults_of_the_definition_are_those_of_the_code(study: Manifest) -> None:
     given, filled = read_study(study), read_study(defaulted(STUDY, study))
     assert same_study(given, filled)

@@ -162,6 +162,7 @@ def rates(optimizer):
     return [group["lr"] for group in optimizer.param_groups]
 
 
+@pytest.mark.torch
 def test_a_restarted_program_trains_on_as_if_it_had_not_been_stopped(torch, monkeypatch):
     undisturbed = parts(torch)
     train(torch, *undisturbed, 7)
@@ -178,6 +179,7 @@ def test_a_restarted_program_trains_on_as_if_it_had_not_been_stopped(torch, monk
     assert torch.equal(model.weight, undisturbed[0].weight)
 
 
+@pytest.mark.torch
 def test_another_trial_keeps_its_own_hyperparameters_with_the_donor_s_weights_and_moments(torch, in_another_trial):
     model, optimizer, _ = parts(torch, schedule=False)
     train(torch, model, optimizer, None, 3)
@@ -193,6 +195,7 @@ def test_another_trial_keeps_its_own_hyperparameters_with_the_donor_s_weights_an
     train(torch, other, others, None, 1)
 
 
+@pytest.mark.torch
 def test_another_trial_goes_on_in_the_schedule_from_its_own_learning_rate(torch, in_another_trial):
     model, optimizer, scheduler = parts(torch)
     train(torch, model, optimizer, scheduler, 3)
@@ -207,6 +210,7 @@ def test_another_trial_goes_on_in_the_schedule_from_its_own_learning_rate(torch,
     assert rates(others) == pytest.approx([0.02])
 
 
+@pytest.mark.torch
 def test_nested_schedules_go_on_too(torch, in_another_trial):
     def made(lr):
         model, optimizer, _ = parts(torch, schedule=False, lr=lr)
@@ -227,6 +231,7 @@ def test_nested_schedules_go_on_too(torch, in_another_trial):
     assert rates(others) == pytest.approx([2 * rates(optimizer)[0]])
 
 
+@pytest.mark.torch
 def test_a_cosine_goes_on_at_its_place_with_this_trial_s_length(torch, in_another_trial):
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR
     model, optimizer, _ = parts(torch, schedule=False)
@@ -240,6 +245,7 @@ def test_a_cosine_goes_on_at_its_place_with_this_trial_s_length(torch, in_anothe
     assert rates(others) == pytest.approx([0.1])
 
 
+@pytest.mark.torch
 def test_a_part_that_was_not_saved_is_named_and_nothing_is_changed(torch):
     model, optimizer, _ = parts(torch)
     checkpoint.save_torch(1, model=model)
