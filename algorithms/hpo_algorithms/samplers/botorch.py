@@ -51,7 +51,7 @@ class BoTorch:
     4. The search for the largest value is that of `gp`.
 
     With several objectives a model each is fitted, and the value of a point is the expected growth of the volume that the Trials
-    dominate. A proposal takes half a second and more, the first one a few seconds besides. `gp` has closed forms, and takes 20 ms.
+    dominate. A proposal takes 0.2 to 1 s, the first one a few seconds besides. `gp` has closed forms, and takes 20 ms.
     """
 
     startup_trials: int = setting(
