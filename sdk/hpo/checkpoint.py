@@ -23,9 +23,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from hpo._checkpoints_manifest import Damaged
 from hpo._checkpoints_objects import ObjectStore, is_url
 from hpo._checkpoints_restore import Unavailable, start_from
 from hpo._checkpoints_store import Store
@@ -118,6 +120,8 @@ def save(step: int, writer: Callable[[Path], object]) -> Checkpoint | None:
             question = "" if newest == reached else "; was it loaded?"
             note_once("stands", f"step {number} is not saved: {store.path(newest)} stands already{question}")
             return None
+        if reached is None and newest is not None:
+            _tell_of_what_was_not_loaded(store, newest)
         manifest = store.write(number, writer)
         _reached[store.folder] = number
         _tell(manifest)  # before older ones go: the one that the final message names is always there
@@ -250,6 +254,12 @@ def _first_rank() -> bool:
 def _tell(manifest: Manifest) -> None:
     restored = Restored(*manifest.copied_from) if manifest.copied_from else None
     reporter().saved(Saved(manifest.step, manifest.digest, f"step-{manifest.step}", manifest.size), restored)
+
+
+def _tell_of_what_was_not_loaded(store: Store | ObjectStore, step: int) -> None:
+    """A program that finds its checkpoint by itself, copied for it or its own, goes on from there as if it had loaded it."""
+    with suppress(Damaged):
+        _tell(store.manifest(step))
 
 
 def _as_checkpoint(store: Store | ObjectStore, manifest: Manifest) -> Checkpoint:

@@ -17,7 +17,14 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of
 from hpo_operator.cluster.rendering import RESTORING, reporting_container
 from hpo_operator.outcomes import metrics_wanted
-from hpo_operator.reports import DONOR_UNAVAILABLE_EXIT_CODE, INFEASIBLE_EXIT_CODE, NO_WEIGHTS, final_message, final_weights
+from hpo_operator.reports import (
+    DONOR_UNAVAILABLE_EXIT_CODE,
+    INFEASIBLE_EXIT_CODE,
+    NO_WEIGHTS,
+    Weights,
+    final_message,
+    final_weights,
+)
 from hpo_operator.resources import StudySpec, WorkloadRef
 from hpo_operator.workloads import Hold, Phase, Workload
 
@@ -139,8 +146,8 @@ class _Pod:
         self.told = bool((states.get(name) or {}).get("terminated")) or (self.ended and not self.gone)
         self.exit_code: int | None = self._last.get("exitCode")
         self.report = final_message(self._last.get("message") or "")
-        told = final_weights(self._last.get("message") or "")
-        self.weights = told if told != NO_WEIGHTS else final_weights(restored.get("message") or "")
+        told, copied = (final_weights(each.get("message") or "") for each in (self._last, restored))
+        self.weights = Weights(told.saved or copied.saved, told.restored or copied.restored)
         self.reports_all = self.report is not None and (
             self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
         )

@@ -420,3 +420,11 @@ def test_a_program_that_is_missing_is_told(trial, donor, tmp_path):
     assert (done.returncode, done.stdout) == (127, b"")
     assert b"no-such-program could not be started: No such file" in done.stderr
     assert restore(trial, donor, "--").returncode == 2
+
+
+def test_a_program_that_finds_by_itself_what_was_copied_for_it_is_known_to_go_on_from_there(trial, donor, tmp_path):
+    given(trial, donor, tmp_path)
+    assert restore(trial, donor).returncode == 0
+    saving = "import hpo; hpo.checkpoint.save(5, lambda folder: (folder / 'w').write_text('w'))"
+    assert trial.python(saving).returncode == 0
+    assert (trial.message["checkpoint"]["step"], trial.message["restored"]["from"]) == (5, "digits-3")
