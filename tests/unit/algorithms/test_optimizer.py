@@ -280,7 +280,8 @@ def test_asking_for_less_than_one_is_an_error(count: int) -> None:
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
-    names = [info.name for info in pkgutil.walk_packages(hpo_algorithms.__path__, "hpo_algorithms.")]
+    found = [info.name for info in pkgutil.walk_packages(hpo_algorithms.__path__, "hpo_algorithms.")]
+    names = [name for name in found if name != "hpo_algorithms.gp.botorch"]  # which needs torch, and has no examples
     results = [doctest.testmod(importlib.import_module(name)) for name in ["hpo_algorithms", *names]]
     assert sum(result.failed for result in results) == 0
     assert sum(result.attempted for result in results) >= 8
