@@ -29,12 +29,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server(port: int | None = None) -> Iterator[str]:
+def s3_server() -> Iterator[str]:
     """The address of a server with one empty bucket, `weights`."""
     if not PYTHON.exists():
         assert not os.environ.get("CI"), f"{PYTHON} is missing: make .venv/.s3"
         pytest.skip("no S3 server is installed: make .venv/.s3")
-    port = port or free_port()
+    port = free_port()
     command = [PYTHON, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

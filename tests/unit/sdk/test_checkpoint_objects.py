@@ -1,10 +1,13 @@
 """Checkpoints in an object store: the same promises as in a folder, kept on a real S3 server."""
 
 import json
+import socket
+import socketserver
 import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 import pytest
 from hpo._checkpoints_objects import Objects
@@ -179,27 +182,39 @@ def test_a_bucket_that_is_not_there_is_told_with_what_to_look_at(trial):
     assert b"credentials" in done.stdout
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(trial):
+def test_a_store_that_is_away_for_a_while_is_waited_for(trial, server):
+    """Nobody answers at its address, until the program has tried for two seconds."""
+
+    class Forwarding(socketserver.StreamRequestHandler):
+        def handle(self):
+            with socket.create_connection(("127.0.0.1", int(server.rpartition(":")[2]))) as there:
+                back = threading.Thread(target=passed_on, args=(there, self.connection))
+                back.start()
+                passed_on(self.connection, there)
+                back.join()
+
     port = free_port()
     trial.environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
     process = trial.start(sys.executable, "-c", TRAINING, "1")
-    come = threading.Event()
-
-    def serve():
-        time.sleep(2)
-        with s3_server(port):
-            come.wait(60)
-
-    server = threading.Thread(target=serve)
-    server.start()
     try:
-        output, errors = process.communicate(timeout=60)
+        time.sleep(2)
+        with socketserver.ThreadingTCPServer(("127.0.0.1", port), Forwarding) as gate:
+            gate.daemon_threads = True
+            threading.Thread(target=gate.serve_forever, daemon=True).start()
+            output, errors = process.communicate(timeout=120)
+            gate.shutdown()
     finally:
         process.kill()
-        come.set()
-        server.join()
     assert process.returncode == 0, errors.decode()
     assert b"sha256:" in output
+
+
+def passed_on(source, target):
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def test_under_exec_what_the_program_has_saved_stands_in_the_final_message(trial):
