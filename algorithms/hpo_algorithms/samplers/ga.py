@@ -93,9 +93,7 @@ class GA:
         ordered, usable = best_first(problem, ended)
         if self.mode != "generational":
             return None, ordered[: min(usable, self.population)]
-        born = {trial.number: generation_of(trial) for trial in history}
-        now = max(born.values(), default=0)
-        now += sum(born[trial.number] == now for trial in ended) >= self.population
+        born, now = generations(history, ended, self.population)
         before = [trial for trial in ordered[:usable] if born[trial.number] < now]
         elite = {trial.number for trial in before[: self.elitism]}
         return now, [trial for trial in before if born[trial.number] == now - 1 or trial.number in elite]
@@ -121,6 +119,13 @@ def generation_of(trial: Trial) -> int:
     """What stands in the memo; what others placed counts as a forefather."""
     word, _, number = trial.memo.partition(" ")
     return int(number) if word == "generation" and number.isdecimal() else 0
+
+
+def generations(history: History, ended: Sequence[Trial], size: int) -> tuple[dict[int, int], int]:
+    """The generation of each Trial by its number, and the one that is drawn now: the next as soon as one has `size` results."""
+    born = {trial.number: generation_of(trial) for trial in history}
+    now = max(born.values(), default=0)
+    return born, now + (sum(born[trial.number] == now for trial in ended) >= size)
 
 
 def _crossed(

@@ -106,8 +106,7 @@ class GaussianProcess:
         if doubt is None and len(active):
             doubt = NO_DOUBT  # the expected improvement keeps away from what is under way; the minimum is where it is
         if doubt is None:
-            surest, effort = ensemble.surest, replace(effort, rounds=FINE)
-            value: Score = lambda F: -surest.predict(F)[0]  # noqa: E731
+            value, effort = _lowest(ensemble.surest), replace(effort, rounds=FINE)
         else:
             value = self._acquisition(ensemble.doubting(doubt[0]).demanding(doubt[1]), surrogate, rng)
 
@@ -192,6 +191,11 @@ def searched(
         return Draw(problem.space.decode(choices[attempt]))
 
     return novel(problem, history, numbers, one)
+
+
+def _lowest(model: GP) -> Score:
+    """What is highest where a model has its minimum."""
+    return lambda F: -model.predict(F)[0]
 
 
 def stagnating(losses: np.ndarray) -> bool:

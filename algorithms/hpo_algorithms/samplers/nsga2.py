@@ -13,7 +13,7 @@ import numpy as np
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.parameters import Categorical, Parameter, Value
-from hpo_algorithms.samplers.ga import NARROWEST, WIDEST, generation_of, moved
+from hpo_algorithms.samplers.ga import NARROWEST, WIDEST, generations, moved
 from hpo_algorithms.samplers.novelty import novel
 from hpo_algorithms.samplers.population import best_first, first_point, settled
 from hpo_algorithms.settings import setting
@@ -81,9 +81,7 @@ class NSGA2:
         ended = settled(problem, history)
         now: int | None = None
         if self.mode == "generational":
-            born = {trial.number: generation_of(trial) for trial in history}
-            now = max(born.values(), default=0)
-            now += sum(born[trial.number] == now for trial in ended) >= self.population
+            born, now = generations(history, ended, self.population)
             ended = [trial for trial in ended if born[trial.number] < now]
         ordered, usable = best_first(problem, ended, self.population)
         return now, ordered[: min(usable, self.population)]
