@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.ranking import nondomination
 from hpo_algorithms.samplers.nsga2 import NSGA2, crossed
+
+from benchmarks.pareto import PROBLEMS, volume
 
 MIXED = Space.from_spec(
     [
@@ -25,28 +26,11 @@ MIXED = Space.from_spec(
 CUBE = Space.from_spec([{"name": f"x{i}", "float": {"min": 0, "max": 1}} for i in range(6)])
 
 
-def zdt1(params: Mapping[str, Any]) -> tuple[float, float]:
-    """E. Zitzler, K. Deb and L. Thiele, 2000: the front is second = 1 - sqrt(first), where all but the first parameter are 0."""
-    first, *rest = params.values()
-    g = 1 + 9 * statistics.fmean(rest)
-    return first, g * (1 - (first / g) ** 0.5)
-
-
-def volume(losses: list[tuple[float, float]], origin: tuple[float, float] = (1.1, 1.1)) -> float:
-    """The area that two losses dominate, up to a point."""
-    area, height = 0.0, origin[1]
-    for first, second in sorted(losses):
-        if first < origin[0] and second < height:
-            area += (origin[0] - first) * (height - second)
-            height = second
-    return area
-
-
 def searched(algorithm: dict[str, Any], seed: int, evaluations: int = 400, workers: int = 1) -> float:
     optimizer = Optimizer(CUBE, algorithm, seed=seed, objectives=2)
     while len(optimizer.history) < evaluations:
         for trial in optimizer.ask(workers)[::-1]:
-            optimizer.tell(trial.number, zdt1(trial.params))
+            optimizer.tell(trial.number, PROBLEMS["zdt1"]([*trial.params.values()]))
     return volume([trial.losses for trial in optimizer.history])  # type: ignore[misc]
 
 
@@ -112,7 +96,7 @@ def test_a_generation_is_complete_with_so_many_results_and_is_overfilled_until_t
     asked = optimizer.ask(9)
     assert {trial.memo for trial in asked} == {"generation 0"}
     for trial in asked[:5]:
-        optimizer.tell(trial.number, zdt1(trial.params))
+        optimizer.tell(trial.number, PROBLEMS["zdt1"]([*trial.params.values()]))
     assert {trial.memo for trial in optimizer.ask(2)} == {"generation 0"}
     optimizer.tell(8, state="failed")
     assert {trial.memo for trial in optimizer.ask(4)} == {"generation 1"}
