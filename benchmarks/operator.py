@@ -1,7 +1,7 @@
 """What the operator costs on a real control plane: a Study against the same Jobs kept in flight by a bare loop, in the same run.
 
     python -m tests.testbed build            # once: etcd, API server, controllers, simulated nodes
-    python -m benchmarks.operator [--cases 1000@100 200@50] [--repeats 1]
+    python -m benchmarks.operator [--cases 1000@100 200@50] [--generations 20x40] [--repeats 1]
 
 `1000@100` is 1,000 Trials, 100 at once, each a one-GPU pod of 0.5 s on a simulated node. Both sides take turns on the same API
 server, which is the scarce part on a small machine. What is printed:
@@ -14,6 +14,11 @@ server, which is the scarce part on a small machine. What is printed:
     CPU         of the operator with its workers, and of the API server, a Trial
     memory      of the operator, at the end
     restart     from the start of a new operator process to its first decision on a Study of so many Trials
+
+`--generations 20x40` is a particle swarm of 20 for 40 generations, all at once on idle nodes. What is printed of it is what a
+barrier costs:
+
+    turn        from the completion of a generation's last Job to the creation of the next one's first: p50 and p99; `idle` as above
 
 Goals at 1000@100: rate 0.65 of the loop's, refill p50 150 ms and p99 800 ms, at most 4 writes a Trial, restart at 3,000 in 5 s.
 """
@@ -282,6 +287,26 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
     return {**found, "namespace": namespace}
 
 
+def run_generations(bed: ControlPlane, members: int, generations: int) -> Object:
+    """What passes between the generations of a swarm."""
+    namespace = bed.create_namespace(f"swarm-{members}-{generations}-{int(time.time())}")
+    side, count = Side(), members * generations
+    Watcher(bed, namespace, side).start()
+    asked = study("s", namespace, count, members)
+    asked["spec"]["algorithm"] = {"pso": {"swarm": members}}
+    bed.api.create(asked)
+    wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=1800, every=0.5)
+    status = bed.api.get(*STUDY, "s", namespace)["status"]
+    assert status["trials"]["completed"] == count, status
+    firsts = sorted(side.created)[members::members]
+    lasts = {"turn": side.completed, "idle": side.ended}
+    waits = {
+        name: percentiles([first - last for last, first in zip(sorted(ends)[members - 1 :: members], firsts, strict=False)])
+        for name, ends in lasts.items()
+    }
+    return {"generations": f"{members}x{generations}", **waits}
+
+
 def is_over(seen: Object) -> bool:
     conditions = (seen.get("status") or {}).get("conditions") or ()
     return any(each["type"] == "Succeeded" and each["status"] != "Unknown" for each in conditions)
@@ -322,6 +347,7 @@ def main() -> int:
     form = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks.operator", description=__doc__, formatter_class=form)
     parser.add_argument("--cases", nargs="*", default=CASES)
+    parser.add_argument("--generations", nargs="*", default=())
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--logs", type=Path, default=Path("/tmp/hpo-benchmark"))
     asked = parser.parse_args()
@@ -344,6 +370,10 @@ def main() -> int:
                     found = run_case(bed, count, parallelism, operator)
                 seconds = restart(bed, found.pop("namespace"), count, log)
                 print(json.dumps({**found, "restart": seconds}, indent=2, default=lambda x: round(x, 3)), flush=True)
+        for each in asked.generations:
+            members, generations = map(int, each.split("x"))
+            with Operator(bed, log):
+                print(json.dumps(run_generations(bed, members, generations), indent=2, default=lambda x: round(x, 3)), flush=True)
     return 0
 
 

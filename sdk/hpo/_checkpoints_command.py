@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hpo._environment import Environment
 from hpo._errors import HPOError
@@ -60,21 +60,23 @@ def main(arguments: Sequence[str]) -> int:
     return _become(program) if program and code == 0 else code
 
 
+def _code_of(work: Callable[[], object]) -> int:
+    """The exit code of a piece of work, whose errors are told."""
+    try:
+        work()
+    except (OSError, HPOError) as error:
+        note(f"checkpoint: {error}")
+        return _FAULT if isinstance(error, OSError) else _BAD_INPUT
+    return 0
+
+
 def _remove(arguments: list[str]) -> int:
     from hpo._checkpoints_objects import is_url, remove_below
 
     if arguments[:1] != ["--store"] or arguments[2:3] != ["--"] or not is_url(arguments[1]):
         note("checkpoint: remove needs --store URL -- NAME...; `python -m hpo.checkpoint --help` shows all")
         return _BAD_INPUT
-    try:
-        remove_below(arguments[1], arguments[3:])
-    except OSError as error:
-        note(f"checkpoint: {error.strerror}")
-        return _FAULT
-    except HPOError as error:
-        note(f"checkpoint: {error}")
-        return _BAD_INPUT
-    return 0
+    return _code_of(lambda: remove_below(arguments[1], arguments[3:]))
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str] | None]:
@@ -90,19 +92,12 @@ def _restore(quiet: bool) -> int:
     from hpo.checkpoint import load
 
     try:
-        load()
-    except OSError as error:
-        note(f"checkpoint: {error}")
-        return _FAULT
-    except HPOError as error:
-        note(f"checkpoint: {error}")
-        return _BAD_INPUT
+        return _code_of(load)
     finally:
         line = reporter().line
         if line is not None and not quiet:
             sys.stdout.write(line.decode())
             sys.stdout.flush()
-    return 0
 
 
 def _become(program: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from weakref import WeakSet
 
 import pytest
@@ -14,6 +15,8 @@ from tests.testbed import Cluster, Object, wait_until
 from tests.testbed.fixtures import Bed
 from tests.testbed.namespaces import ROOT
 
+STORE = {"volumeClaim": {"name": "weights"}}
+"""Checkpoints on what the fixture `volume` makes."""
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 _prepared: WeakSet[Cluster] = WeakSet()
@@ -62,6 +65,31 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         api.delete_all(*kind, name)
     api.delete("v1", "Namespace", name, namespace="")
     wait_until(f"the end of what was in {name}", lambda: not any(api.objects(*kind, name) for kind in everything), seconds=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def volume(cluster: Cluster, namespace: str) -> Iterator[Path]:
+    """A folder that every pod may write to, as a ReadWriteMany volume behind the claim `weights`."""
+    folder = cluster.state / f"weights-of-{namespace}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    size, name = {"storage": "1Gi"}, folder.name
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    claimed = {"namespace": namespace, "name": "weights"}
+    place = {"capacity": size, "hostPath": {"path": str(folder)}, "claimRef": claimed, **common}
+    cluster.apply(
+        [
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": place},
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": claimed,
+                "spec": {"resources": {"requests": size}, "volumeName": name, **common},
+            },
+        ]
+    )
+    yield folder
+    cluster.api.delete("v1", "PersistentVolume", name, namespace="")
 
 
 Begin = Callable[..., Object]

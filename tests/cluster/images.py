@@ -5,7 +5,7 @@ python -m tests.cluster.images   # once, outside of the enclosure: pip needs a p
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,7 +16,7 @@ from tests.testbed.errors import MissingTool
 from tests.testbed.namespaces import ROOT, enclosed
 
 VERSION = "0.1.0"
-EXAMPLES = ("digits-svm", "pso-svm", "digits-mlp", "command-line-program")
+EXAMPLES = ("digits-svm", "pso-svm", "digits-mlp", "digits-pb2", "command-line-program")
 BASE = images.LEARNING
 
 SOURCES = {
@@ -41,6 +41,7 @@ def tag(name: str) -> str:
 
 TRIAL = tag("trial")
 """Python with the SDK and scikit-learn: the base of the examples' images."""
+TORCH_TRIAL = f"{TRIAL}-torch"
 OPERATOR = tag("operator")
 _VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
 PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
@@ -49,37 +50,43 @@ PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image'][
 
 def archives() -> list[Path]:
     """The archives of the examples' images. Raises MissingTool inside the enclosure when they must be built first, outside."""
-    return _kept("examples", BASE, _examples)
+    return _kept("examples", (BASE, images.TORCH), _examples)
 
 
 def of_the_chart() -> list[Path]:
     """The archives of what the chart runs. Raises MissingTool as `archives` does."""
-    return _kept("chart", images.PYTHON, _chart)
+    return _kept("chart", (images.PYTHON, images.TORCH), _chart)
 
 
 def _examples() -> Iterator[Path]:
     dockerfile = ROOT / "images" / "trial" / "Dockerfile"
     # Debian's scikit-learn, which is in the base already, instead of half a gigabyte of wheels.
-    yield images.build(ROOT, TRIAL, base=BASE, dockerfile=dockerfile, arguments={"CONSTRAINTS": "/dev/null"})
+    for name, base in ((TRIAL, BASE), (TORCH_TRIAL, images.TORCH)):
+        yield images.build(ROOT, name, base=base, dockerfile=dockerfile, arguments={"CONSTRAINTS": "/dev/null"})
     for name in EXAMPLES:
         yield images.build(ROOT / "examples" / name, tag(name), base=BASE, arguments={"BASE": TRIAL})
 
 
 def _chart() -> Iterator[Path]:
-    yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=ROOT / "images" / "operator" / "Dockerfile")
+    dockerfile = ROOT / "images" / "operator" / "Dockerfile"
+    yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=dockerfile)
+    # The base's torch, and no other index.
+    arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": ""}
+    yield images.build(ROOT, f"{OPERATOR}-torch", base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
     yield images.program_image("prometheus", PROMETHEUS)
 
 
-def _kept(what: str, base: images.Base, build: Callable[[], Iterator[Path]]) -> list[Path]:
+def _kept(what: str, bases: Sequence[images.Base], build: Callable[[], Iterator[Path]]) -> list[Path]:
     stamps = cache_directory() / what
-    stamp = stamps / _digest(what, base)
+    stamp = stamps / _digest(what, bases)
     if stamp.exists():
         found = [Path(line) for line in stamp.read_text().splitlines()]
         if all(archive.exists() for archive in found):
             return found
     if enclosed():
         raise MissingTool(f"the images ({what}) as they are now", "build them with: python -m tests.cluster.images")
-    images.build_base(base)
+    for base in bases:
+        images.build_base(base)
     built = [*build()]
     stamps.mkdir(parents=True, exist_ok=True)
     stamp.write_text("".join(f"{archive}\n" for archive in built))
@@ -87,9 +94,9 @@ def _kept(what: str, base: images.Base, build: Callable[[], Iterator[Path]]) -> 
     return built
 
 
-def _digest(what: str, base: images.Base) -> str:
+def _digest(what: str, bases: Sequence[images.Base]) -> str:
     """A hash of all that goes into the images."""
-    found = hashlib.sha256(f"{base.tag} {PROMETHEUS if what == 'chart' else ''}".encode())
+    found = hashlib.sha256(f"{[base.tag for base in bases]} {PROMETHEUS if what == 'chart' else ''}".encode())
     for path in sorted(path for pattern in SOURCES[what] for path in ROOT.glob(pattern)):
         content = path.read_bytes()
         found.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)

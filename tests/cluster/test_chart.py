@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,8 +15,8 @@ import pytest
 from helm.generate import dashboards
 from tests.cluster import images
 from tests.cluster.building import PATIENCE, example, observed, pods, running, study
-from tests.cluster.conftest import RESTRICTED, Begin
-from tests.control_plane.building import VERSION, condition, end_of, reason, trials
+from tests.cluster.conftest import RESTRICTED, STORE, Begin
+from tests.control_plane.building import VERSION, Result, condition, end_of, has_ended, reason, trials, wait_for_condition
 from tests.testbed import Cluster, CommandFailed, Object, wait_until
 from tests.testbed.binaries import sources
 from tests.testbed.charts import CHART, Helm
@@ -29,6 +30,9 @@ VALUES = {
     "resources": {"requests": {"cpu": "10m"}},  # the node's two cores are everybody's
 }
 RANGE = "60s"
+TORCH_TAG = f"{images.VERSION}-torch"
+
+QUICK = "import hpo; hpo.report(step=1, loss=(hpo.parameters().x - 0.3) ** 2)"
 
 # One in five fails. Each step takes a second: Prometheus needs some five until it has discovered a pod.
 CLIMBING = """
@@ -115,9 +119,45 @@ def started() -> float:
     return time.time()
 
 
+SHORTER: dict[str, Object] = {
+    # One after the other: which configuration is drawn next hangs on what has ended by then.
+    "digits-mlp": {"budget": {"min": 3, "max": 9}, "parallelism": 1, "checkpoints": STORE},
+    "digits-pb2": {"budget": {"min": 4, "max": 12}},
+}
+"""Examples whose results are compared, in what they are shorter."""
+
+
+def shorter(cluster: Cluster, name: str, namespace: str, suffix: str) -> Object:
+    found = example(cluster, name, namespace, **SHORTER[name])
+    found["metadata"]["name"] = f"{name}-{suffix}"
+    return found
+
+
 @pytest.fixture(scope="module")
-def begun(cluster: Cluster, namespace: str, begin: Begin, started: float) -> dict[str, Object]:
-    """An example as it stands; and Trials with GPUs on rungs, of which some fail."""
+def begun(cluster: Cluster, namespace: str, begin: Begin, started: float, volume: Path) -> dict[str, Object]:
+    """Examples, of which one is as it stands; nothing disturbs them. And one that the operator's image cannot serve."""
+    svm = example(cluster, "digits-svm", namespace, limits={"maxTrials": 6})
+    studies = [svm, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
+    found = {each["metadata"]["name"]: begin(each) for each in studies}
+    refused = begin(study("on-torch", namespace, QUICK, algorithm={"botorch": {}}, limits={"maxTrials": 10}, parallelism=2))
+    return {**found, "on-torch": refused}
+
+
+@pytest.fixture(scope="module")
+def refused(operator: Installed, begun: dict[str, Object]) -> Object:
+    """What the image without torch has said of a Study that needs it."""
+    return wait_for_condition(operator.cluster, begun["on-torch"], "Accepted", "InvalidSettings", seconds=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def disturbed(operator: Installed, namespace: str, begin: Begin, begun: dict[str, Object], refused: Object) -> dict[str, Object]:
+    """The same examples, and Trials with GPUs on rungs of which some fail: in the middle of all of them the operator is killed, and
+    the chart upgraded to another image.
+    """
+    cluster = operator.cluster
+    for each in begun.values():
+        if each["metadata"]["name"] != "on-torch":
+            end_of(cluster, each, PATIENCE)
     limits = {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "0"}}
     climbing = study(
         "climbing",
@@ -129,8 +169,15 @@ def begun(cluster: Cluster, namespace: str, begin: Begin, started: float) -> dic
         parallelism=2,
         limits={"maxTrials": 8, "gpuSeconds": 3600},
     )
-    svm = example(cluster, "digits-svm", namespace, limits={"maxTrials": 6})
-    return {each["metadata"]["name"]: begin(each) for each in (svm, climbing)}
+    studies = [begin(each) for each in (climbing, *(shorter(cluster, name, namespace, "disturbed") for name in SHORTER))]
+    for each in studies:
+        wait_until("a running Trial", lambda each=each: running(pods(cluster, each)), seconds=PATIENCE)
+    before = operator.pod()["metadata"]["uid"]
+    assert not any(has_ended(cluster.api.get(VERSION, "Study", each["metadata"]["name"], namespace)) for each in studies)
+    operator.kill()
+    operator.upgrade(resyncSeconds=300, image={"tag": TORCH_TAG})
+    assert operator.pod()["metadata"]["uid"] != before
+    return {each["metadata"]["name"]: end_of(cluster, each, PATIENCE) for each in studies}
 
 
 def test_the_operator_is_a_restricted_pod_that_can_write_nothing_but_tmp(operator: Installed) -> None:
@@ -153,16 +200,23 @@ def test_an_example_as_it_stands_runs_to_its_end(operator: Installed, begun: dic
     assert {observed(each)["source"] for each in trials(operator.cluster, ended)} == {"TerminationMessage"}
 
 
-def test_a_Study_runs_on_while_the_chart_is_upgraded_and_its_operator_killed(operator: Installed, begun: dict[str, Object]) -> None:
-    cluster, climbing = operator.cluster, begun["climbing"]
-    wait_until("a running Trial", lambda: running(pods(cluster, climbing)), seconds=PATIENCE)
-    before = operator.pod()["metadata"]["uid"]
-    operator.kill()
-    operator.upgrade(resyncSeconds=300)
-    assert operator.pod()["metadata"]["uid"] != before
-    ended = end_of(cluster, climbing, PATIENCE)
+@pytest.mark.parametrize("name", SHORTER)
+def test_an_example_that_the_chart_s_upgrade_and_its_operator_s_end_disturb_finds_what_it_finds_undisturbed(
+    operator: Installed, begun: dict[str, Object], disturbed: dict[str, Object], name: str
+) -> None:
+    undisturbed = end_of(operator.cluster, begun[f"{name}-undisturbed"], PATIENCE)
+    found = Result.of(operator.cluster, undisturbed)
+    assert found == Result.of(operator.cluster, disturbed[f"{name}-disturbed"])
+    assert {trial[4] for trial in found.trials} == {"Completed"}
+    assert any(trial[3] == "Promoted" or name == "digits-pb2" for trial in found.trials)
+
+
+def test_a_Study_runs_on_while_the_chart_is_upgraded_and_its_operator_killed(
+    operator: Installed, disturbed: dict[str, Object]
+) -> None:
+    ended = disturbed["climbing"]
     assert reason(ended) == "MaxTrialsReached"
-    found = trials(cluster, ended)
+    found = trials(operator.cluster, ended)
     assert [each["spec"]["number"] for each in found] == [*range(len(found))]
     assert {each["status"]["attempts"] for each in found} == {1}
     for each in found:
@@ -173,16 +227,26 @@ def test_a_Study_runs_on_while_the_chart_is_upgraded_and_its_operator_killed(ope
             assert (reason(each), x > 0.8) == ("ProgramFailed", True)
 
 
-def test_the_curves_of_Trials_come_from_the_bundled_Prometheus(operator: Installed, begun: dict[str, Object]) -> None:
-    ended = end_of(operator.cluster, begun["climbing"], PATIENCE)
+def test_an_algorithm_on_torch_is_refused_by_the_small_image_and_runs_on_the_one_that_has_it(
+    operator: Installed, refused: Object, disturbed: dict[str, Object]
+) -> None:
+    assert (condition(refused, "Accepted")["status"], reason(refused, "Accepted")) == ("False", "InvalidSettings")
+    assert "torch" in condition(refused, "Accepted")["message"]
+    ended = end_of(operator.cluster, refused, PATIENCE)
+    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 10)
+    assert {each["spec"]["origin"] for each in trials(operator.cluster, ended)} == {"Sampled"}
+
+
+def test_the_curves_of_Trials_come_from_the_bundled_Prometheus(operator: Installed, disturbed: dict[str, Object]) -> None:
+    ended = disturbed["climbing"]
     assert reason(ended, "MetricsAvailable") == "SourceAnswers", condition(ended, "MetricsAvailable")
     curves = [observed(each)["curve"] for each in trials(operator.cluster, ended) if reason(each) == "Completed"]
     assert max(len(each) for each in curves) >= 2
 
 
-def test_Prometheus_gathers_by_study_trial_and_rung(operator: Installed, begun: dict[str, Object], started: float) -> None:
+def test_Prometheus_gathers_by_study_trial_and_rung(operator: Installed, disturbed: dict[str, Object], started: float) -> None:
     found = operator.over('hpo_trial_metric{study="climbing"}', started)
-    uid = begun["climbing"]["metadata"]["uid"]
+    uid = disturbed["climbing"]["metadata"]["uid"]
     assert {each["metric"]["study_uid"] for each in found} == {uid}
     for each in found:
         labels = each["metric"]
@@ -219,9 +283,8 @@ def variables(namespace: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", dashboards.dashboards())
 def test_every_query_of_a_dashboard_is_answered(
-    operator: Installed, begun: dict[str, Object], started: float, variables: dict[str, str], name: str
+    operator: Installed, disturbed: dict[str, Object], started: float, variables: dict[str, str], name: str
 ) -> None:
-    end_of(operator.cluster, begun["climbing"], PATIENCE)
     asked = list(dashboards.queries(dashboards.dashboards()[name], variables))
     assert len(asked) > 15
     unanswered = {title: query for title, query in asked if not operator.over(query, started)}
@@ -231,9 +294,8 @@ def test_every_query_of_a_dashboard_is_answered(
 
 @pytest.mark.parametrize("name", dashboards.dashboards())
 def test_every_variable_of_a_dashboard_has_values(
-    operator: Installed, begun: dict[str, Object], started: float, variables: dict[str, str], name: str
+    operator: Installed, disturbed: dict[str, Object], started: float, variables: dict[str, str], name: str
 ) -> None:
-    end_of(operator.cluster, begun["climbing"], PATIENCE)
     made = dashboards.dashboards()[name]
     assert made.templating is not None
     for each in made.templating.list_val or ():

@@ -1,17 +1,20 @@
-"""Weights on a real volume: a promoted Trial starts from its donor's, an evicted one from its own, and what nothing needs goes."""
+"""Weights on a real volume and in a real bucket: a promoted Trial starts from its donor's, an evicted one from its own, a member of
+a population from the better one's, and what nothing needs goes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hpo._checkpoints_manifest import read_manifest, verify
 
 from tests.cluster.building import PATIENCE, observed, pods, running, study
-from tests.cluster.conftest import Begin
+from tests.cluster.conftest import STORE, Begin
+from tests.cluster.images import TORCH_TRIAL
 from tests.control_plane.building import end_of, number, reason, trials, wait_for_trials
-from tests.testbed import Cluster, Object, wait_until
+from tests.testbed import Cluster, Object, network, wait_until
+from tests.testbed.controllers import KUEUE, install
 from tests.testbed.node import NODE
 
 pytestmark = pytest.mark.cluster
@@ -43,64 +46,129 @@ for step in range(newest + 1, budget + 1):
     hpo.checkpoint.save(step, lambda to: (to / "weights.json").write_text(begun + f"{os.environ['HPO_TRIAL']} "))
 hpo.report(step=budget, loss=hpo.parameters().x + 1 / budget, begun=newest, words=len(begun.split()))
 """
-STORE = {"volumeClaim": {"name": "weights"}}
+# A network, its moments and its learning rate; the digest of its weights is a number that a metric can hold to the last bit.
+LEARNING = """
+import hashlib, hpo, torch
+
+torch.manual_seed(0)
+x = torch.linspace(-1, 1, 32).unsqueeze(1)
+net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+optimizer = torch.optim.Adam(net.parameters(), lr=hpo.parameters().rate)
+
+def weights():
+    found = hashlib.sha256(b"".join(each.detach().numpy().tobytes() for each in net.parameters()))
+    return int.from_bytes(found.digest()[:6], "big")
+
+hpo.checkpoint.load_torch(net=net, optimizer=optimizer)
+begun = weights()
+for step in range(hpo.start_step() + 1, hpo.budget() + 1):
+    optimizer.zero_grad()
+    loss = torch.nn.functional.mse_loss(net(x), torch.sin(3 * x))
+    loss.backward()
+    optimizer.step()
+hpo.checkpoint.save_torch(step, net=net, optimizer=optimizer)
+hpo.report(step=step, loss=loss.item(), begun=begun, ended=weights())
+"""
+QUEUES = "kueue.x-k8s.io/v1beta1"
+BUCKET = {"objectStore": {"uri": "s3://weights/team", "secretName": "rights"}}
+RIGHTS = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": "a secret of the team", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
-def volume(cluster: Cluster, namespace: str) -> Iterator[Path]:
-    """A folder that every pod may write to, as a ReadWriteMany volume behind the claim `weights`."""
-    folder = cluster.state / "weights"
-    folder.mkdir()
-    folder.chmod(0o777)
-    size, name = {"storage": "1Gi"}, f"weights-of-{namespace}"
-    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    claimed = {"namespace": namespace, "name": "weights"}
-    place = {"capacity": size, "hostPath": {"path": str(folder)}, "claimRef": claimed, **common}
-    cluster.apply(
-        [
-            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": place},
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": claimed,
-                "spec": {"resources": {"requests": size}, "volumeName": name, **common},
-            },
-        ]
-    )
-    yield folder
-    cluster.api.delete("v1", "PersistentVolume", name, namespace="")
+def bucket(cluster: Cluster, namespace: str) -> Path:
+    """The folder of a bucket, whose server is beside the cluster; pods have their rights from the Secret `rights`."""
+    folder, port = cluster.state / "buckets", 7070
+    (folder / "weights").mkdir(parents=True)
+    address = f"{network.NODE_ADDRESS}:{port}"
+    rights = (f"--access={RIGHTS['AWS_ACCESS_KEY_ID']}", f"--secret={RIGHTS['AWS_SECRET_ACCESS_KEY']}")
+    cluster.run_program("versitygw", *rights, f"--port={address}", "posix", "--nometa", folder)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rights", "namespace": namespace}}
+    cluster.api.create({**secret, "stringData": {**RIGHTS, "AWS_ENDPOINT_URL": f"http://{address}"}})
+    return folder / "weights"
 
 
 @pytest.fixture(scope="module")
-def begun(namespace: str, begin: Begin, volume: Path) -> dict[str, Object]:
+def queue(cluster: Cluster, namespace: str) -> dict[str, str]:
+    """The label of what goes through a queue of Kueue, which has room for all."""
+    install(cluster, KUEUE)
+    quota = [{"name": name, "nominalQuota": "100Gi"} for name in ("cpu", "memory")]
+    groups = [{"coveredResources": ["cpu", "memory"], "flavors": [{"name": "default", "resources": quota}]}]
+    objects: dict[str, Object] = {
+        "ResourceFlavor": {},
+        "ClusterQueue": {"spec": {"namespaceSelector": {}, "resourceGroups": groups}},
+        "LocalQueue": {"spec": {"clusterQueue": "default"}},
+    }
+    for kind, rest in objects.items():
+        metadata = {"name": "default", **({"namespace": namespace} if kind == "LocalQueue" else {})}
+        cluster.apply([{"apiVersion": QUEUES, "kind": kind, "metadata": metadata, **rest}])
+    return {"kueue.x-k8s.io/queue-name": "default"}
+
+
+@pytest.fixture(scope="module")
+def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[str, str]) -> dict[str, Object]:
     halving = {
         "schedule": {"halving": {"eta": 2, "iterations": 1}},
         "budget": {"min": 1, "max": 4},
         "limits": {"maxTrials": 20, "maxFailedTrials": 0},
         "parallelism": 2,
     }
+    queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": 30})
+    queued["spec"]["template"]["job"]["metadata"] = {"labels": queue}
     studies = [
+        queued,
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
+        study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving),
         study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
         study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": 30}),
+        study(
+            "learning",
+            namespace,
+            LEARNING,
+            container={"image": TORCH_TRIAL},
+            parameters=[{"name": "rate", "float": {"min": 1e-4, "max": 1e-1, "scale": "Log"}}],
+            algorithm={"pbt": {"population": 4}},
+            budget={"min": 2, "max": 6},
+            checkpoints=STORE,
+            limits={"maxFailedTrials": 0},
+            parallelism=4,
+        ),
     ]
     return {each["metadata"]["name"]: begin(each) for each in studies}
+
+
+def saved(volume: Path, study: Object) -> int:
+    """The newest step that a Study's first Trial has saved."""
+    name, uid = study["metadata"]["name"], study["metadata"]["uid"]
+    return max((int(each.name[5:]) for each in (volume / uid / f"{name}-0").glob("step-*")), default=0)
+
+
+def wait_for_three_epochs(cluster: Cluster, volume: Path, study: Object) -> None:
+    wait_until("three epochs", lambda: saved(volume, study) >= 3 and running(pods(cluster, study)), seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def drained(cluster: Cluster, begun: dict[str, Object], volume: Path) -> int:
     """The newest step that the evicted Trial had saved when its node was drained."""
-    uid = begun["evicted"]["metadata"]["uid"]
-
-    def saved() -> int:
-        return max((int(each.name[5:]) for each in (volume / uid / "evicted-0").glob("step-*")), default=0)
-
-    wait_until("three epochs", lambda: saved() >= 3 and running(pods(cluster, begun["evicted"])), seconds=PATIENCE)
+    wait_for_three_epochs(cluster, volume, begun["evicted"])
     try:
         cluster.kubectl("drain", NODE, "--ignore-daemonsets", "--pod-selector=hpo.dev/study=evicted", "--timeout=60s")
     finally:
         cluster.kubectl("uncordon", NODE)
-    return saved()
+    return saved(volume, begun["evicted"])
+
+
+@pytest.fixture(scope="module")
+def requeued(cluster: Cluster, namespace: str, begun: dict[str, Object], volume: Path) -> int:
+    """The newest step that the queued Trial had saved when its queue took its place away, and then gave it another."""
+    queued = begun["queued"]
+    wait_for_three_epochs(cluster, volume, queued)
+    found = cluster.api.objects(QUEUES, "Workload", namespace)
+    (name,) = (each["metadata"]["name"] for each in found if each["metadata"]["name"].startswith("job-queued-0-"))
+    cluster.api.patch(QUEUES, "Workload", name, {"spec": {"active": False}}, namespace)
+    wait_until("the end of its pods", lambda: not pods(cluster, queued), seconds=PATIENCE)
+    newest = saved(volume, queued)
+    cluster.api.patch(QUEUES, "Workload", name, {"spec": {"active": True}}, namespace)
+    return newest
 
 
 def test_an_evicted_trial_goes_on_from_its_own_newest_checkpoint(cluster: Cluster, begun: dict[str, Object], drained: int) -> None:
@@ -111,10 +179,22 @@ def test_an_evicted_trial_goes_on_from_its_own_newest_checkpoint(cluster: Cluste
     assert ended["status"]["trials"]["failed"] == 0
 
 
-def test_a_promoted_trial_starts_from_its_donor_s_weights_on_the_volume(
-    cluster: Cluster, begun: dict[str, Object], drained: int
+def test_a_trial_that_its_queue_has_evicted_goes_on_from_its_own_newest_checkpoint_once_it_is_admitted_again(
+    cluster: Cluster, begun: dict[str, Object], requeued: int
 ) -> None:
-    ended = end_of(cluster, begun["rising"], PATIENCE)
+    ended = end_of(cluster, begun["queued"], PATIENCE)
+    (trial,) = trials(cluster, ended)
+    assert (trial["metadata"]["name"], reason(trial), observed(trial)["step"]) == ("queued-0", "Completed", 30)
+    assert int(float(observed(trial)["metrics"]["begun"])) == requeued >= 3
+    assert (trial["status"]["attempts"], trial["status"]["evictions"]) == (2, 1)
+    assert ended["status"]["trials"]["failed"] == 0
+
+
+@pytest.mark.parametrize("name", ["rising", "stored"])
+def test_a_promoted_trial_starts_from_its_donor_s_weights(
+    cluster: Cluster, begun: dict[str, Object], drained: int, name: str
+) -> None:
+    ended = end_of(cluster, begun[name], PATIENCE)
     assert reason(ended) == "ScheduleFinished"
     found = trials(cluster, ended)
     promoted = [each for each in found if each["spec"]["origin"] == "Promoted"]
@@ -124,6 +204,25 @@ def test_a_promoted_trial_starts_from_its_donor_s_weights_on_the_volume(
         assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
         assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
         assert int(float(observed(trial)["metrics"]["begun"])) == donor["spec"]["budget"]
+
+
+def test_a_member_of_a_population_starts_from_the_better_one_s_network_to_the_last_bit(
+    cluster: Cluster, begun: dict[str, Object], drained: int
+) -> None:
+    ended = end_of(cluster, begun["learning"], PATIENCE)
+    assert reason(ended) == "AlgorithmFinished"
+    found = trials(cluster, ended)
+    assert (len(found), {reason(each) for each in found}) == (12, {"Completed"})
+    copied = 0
+    for trial in found[4:]:
+        restore = trial["spec"]["restoreFrom"]
+        donor = found[restore["number"]]
+        assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
+        assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
+        assert observed(trial)["metrics"]["begun"] == observed(donor)["metrics"]["ended"]
+        copied += donor["spec"]["slot"]["member"] != trial["spec"]["slot"]["member"]
+    assert copied > 0
+    assert len({observed(each)["metrics"]["ended"] for each in found}) > 8
 
 
 def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_there(
@@ -142,10 +241,11 @@ def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_ther
         assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
 
 
-def test_the_best_s_weights_stay_whole_and_the_others_are_gone_from_the_volume(
-    cluster: Cluster, begun: dict[str, Object], drained: int, volume: Path
+@pytest.mark.parametrize("name", ["rising", "stored"])
+def test_the_best_s_weights_stay_whole_and_the_others_are_gone(
+    cluster: Cluster, begun: dict[str, Object], drained: int, volume: Path, bucket: Path, name: str
 ) -> None:
-    ended = end_of(cluster, begun["rising"], PATIENCE)
+    ended = end_of(cluster, begun[name], PATIENCE)
     best = {each["number"] for each in ended["status"]["best"]}
 
     def settled(all_: list[Object]) -> bool:
@@ -154,13 +254,14 @@ def test_the_best_s_weights_stay_whole_and_the_others_are_gone_from_the_volume(
     found = wait_for_trials(cluster, ended, "the end of the cleanup", settled)
     states = {number(each): each["status"]["checkpoint"]["state"] for each in found}
     assert states == {each: "Kept" if each in best else "Collected" for each in states}
-    below = volume / ended["metadata"]["uid"]
+    store = {"rising": volume, "stored": bucket / "team"}[name]
+    below = store / ended["metadata"]["uid"]
     names = {each["metadata"]["name"] for each in found if number(each) in best}
     left = {each.name for each in below.iterdir() if any(each.iterdir())}
     assert left == names
     for trial in found:
         if number(trial) in best:
             kept = trial["status"]["checkpoint"]
-            manifest = read_manifest(str(volume / kept["path"]))
-            verify(str(volume / kept["path"]), manifest)
+            manifest = read_manifest(str(store / kept["path"]))
+            verify(str(store / kept["path"]), manifest)
             assert (manifest.digest, manifest.size) == (kept["digest"], kept["bytes"])

@@ -24,13 +24,14 @@ from tests.control_plane.crowd import JOB, Crowd, message_of, metrics_of, runs, 
 from tests.control_plane.operator_process import grant, write_settings
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
-from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, OPTIMUM, of_trial
+from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, OPTIMUM, SimulatedNode, of_trial
 
 pytestmark = pytest.mark.control_plane
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOBSETS = ("jobset.x-k8s.io/v1alpha2", "JobSet")
 FOR_EVER = {DELAY: NEVER}
+SPOT = {"pool": "spot"}
 
 
 def pod(says: dict[str, str] | None = None, **spec: Any) -> Object:
@@ -62,6 +63,7 @@ class Scene(NamedTuple):
     suspended: Object
     retried: Object
     evicted: Object
+    bereft: Object
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,15 @@ def scene(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]
         play_the_kubelet(crowd, retried, 0, exit_code=1)
         crowd.wait_for_running(evicted, 0)
         evict(crowd, evicted, 0)
-        yield Scene(crowd, suspended, retried, evicted)
+        plane.api.create(SimulatedNode("spot-1", labels=SPOT).manifest())
+        bereft = crowd.apply(
+            "bereft", trials=1, parallelism=1, template={"job": {"spec": {"template": pod(FOR_EVER, nodeSelector=SPOT)}}}
+        )
+        crowd.wait_for_running(bereft, 0)
+        plane.api.delete("v1", "Node", "spot-1", namespace="")  # as a cloud takes it away
+        plane.api.create(SimulatedNode("spot-2", labels=SPOT).manifest())
+        yield Scene(crowd, suspended, retried, evicted, bereft)
+        plane.api.delete("v1", "Node", "spot-2", namespace="")
 
 
 @pytest.fixture
@@ -237,6 +247,21 @@ def test_a_Job_replaces_a_pod_that_was_evicted_and_its_Trial_goes_on_with_it(sce
     (trial,) = crowd.trials(wanted)
     assert (reason(trial), metrics_of(trial)) == ("Completed", {"loss": "0.25"})
     assert trial["status"]["workload"]["uid"] == crowd.job(wanted, 0)["metadata"]["uid"]  # type: ignore[index]
+
+
+def test_a_Trial_whose_node_is_lost_for_good_goes_on_on_another_and_has_not_failed(scene: Scene, crowd: Crowd) -> None:
+    wanted = scene.bereft  # the pods of a node that is no more are collected after forty seconds
+
+    def elsewhere(found: list[Object]) -> bool:
+        return any(runs(each) and each["spec"]["nodeName"] == "spot-2" for each in found)
+
+    found = crowd.wait_for_pods(wanted, 0, "a pod on the other node", elsewhere)
+    (there,) = filter(runs, found)
+    play_the_kubelet(crowd, wanted, 0, says=report(0.25), which=there)
+    ended = crowd.end_of(wanted)
+    (trial,) = crowd.trials(wanted)
+    assert (reason(trial), metrics_of(trial), trial["status"]["attempts"]) == ("Completed", {"loss": "0.25"}, 1)
+    assert ended["status"]["trials"]["failed"] == 0
 
 
 def test_a_Trial_whose_Job_fails_by_a_disruption_starts_again_and_counts_it(crowd: Crowd) -> None:

@@ -94,6 +94,7 @@ SETS: dict[str, tuple[Program, ...]] = {
         *_PROMETHEUS,
         Program("pause", "pause", "hpo.dev/testbed/pause"),
         Program("coredns", "coredns", "github.com/coredns/coredns"),
+        Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     ),
     "metrics": _PROMETHEUS,
     "chart": (
@@ -104,7 +105,6 @@ SETS: dict[str, tuple[Program, ...]] = {
         Program("kueue", "queues", "sigs.k8s.io/kueue/cmd/kueue"),
         Program("jobset", "queues", "sigs.k8s.io/jobset"),
     ),
-    "extras": (Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),),
 }
 """What is built together, by the level of tests that needs it."""
 

@@ -108,7 +108,7 @@ class Cluster(ControlPlane):
         configuration = folder / "config.toml"
         configuration.write_text(node.containerd_configuration(folder, self._socket, networks))
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        containerd = self._run("containerd", f"--config={configuration}", "--log-level=warn")
+        containerd = self.run_program("containerd", f"--config={configuration}", "--log-level=warn")
         wait_until("containerd", self._socket.exists, components=[containerd])
         self.load_images([images.pause_image(), *self.images])
 
@@ -118,7 +118,7 @@ class Cluster(ControlPlane):
         cgroups.create(cgroups.group_of_this_run())
         configuration = folder / "config.yaml"
         configuration.write_text(node.kubelet_configuration(folder, self._socket, cgroups.group_of_this_run()))
-        self._run(
+        self.run_program(
             "kubelet",
             f"--config={configuration}",
             f"--kubeconfig={self.kubeconfig(f'system:node:{node.NODE}')}",
@@ -139,17 +139,17 @@ class Cluster(ControlPlane):
     def _start_kube_proxy(self) -> None:
         configuration = self.state / "kube-proxy.yaml"
         configuration.write_text(node.kube_proxy_configuration(self.kubeconfig("system:kube-proxy")))
-        self._run("kube-proxy", f"--config={configuration}")
+        self.run_program("kube-proxy", f"--config={configuration}")
 
     def _start_dns(self) -> None:
         configuration = self.state / "Corefile"
         configuration.write_text(node.dns_configuration(self.kubeconfig("system:coredns")))
-        self._run("coredns", f"-conf={configuration}")
+        self.run_program("coredns", f"-conf={configuration}")
 
     def _start_prometheus(self) -> None:
         configuration = self.state / "prometheus.yaml"
         configuration.write_text(prometheus.configuration(self.kubeconfig("system:prometheus"), self.scrape_seconds))
-        self._run("prometheus", *prometheus.arguments(configuration, self.state / "prometheus"))
+        self.run_program("prometheus", *prometheus.arguments(configuration, self.state / "prometheus"))
 
 
 def _require_root_and_packages() -> None:

@@ -246,6 +246,17 @@ class ControlPlane:
         """A component by the name of its program: to stop and start it, or to ask for its pid."""
         return self._components[name]
 
+    def run_beside(self, name: str, *command: str | Path, environment: Mapping[str, str] | None = None) -> Component:
+        """Starts a program beside the others, which is a component from then on: it must run, and ends with them."""
+        component = Component(name, command, self.logs, environment)
+        self._components[name] = component
+        component.start()
+        return component
+
+    def run_program(self, name: str, *arguments: str | Path) -> Component:
+        """Starts one of the test bed's programs, as `run_beside` does."""
+        return self.run_beside(name, program(name), *arguments)
+
     def restart(self, name: str) -> None:
         """Kills a component as a crash would, starts it again, and waits for the API server where it is that."""
         component = self.component(name)
@@ -276,14 +287,8 @@ class ControlPlane:
         # Kubernetes' own components are masters here: what they may do is not under test, and it spares them a token each.
         return [User(name, MASTERS) for name in self.users]
 
-    def _run(self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Component:
-        component = Component(name, [program(name), *arguments], self.logs, environment)
-        self._components[name] = component
-        component.start()
-        return component
-
     def _start_store(self) -> None:
-        self._run(
+        self.run_program(
             "etcd",
             f"--data-dir={self.state / 'etcd'}",
             f"--listen-client-urls={ETCD_URL}",
@@ -299,7 +304,7 @@ class ControlPlane:
         write_certificate(self.certificate, self._key, [network.NODE_ADDRESS, network.API_SERVICE_ADDRESS], _API_NAMES)
         tokens = self.state / "tokens.csv"
         write_token_file(tokens, [*self._users.values()])
-        self._run(
+        self.run_program(
             "kube-apiserver",
             f"--etcd-servers={ETCD_URL}",
             "--bind-address=0.0.0.0",
@@ -336,7 +341,7 @@ class ControlPlane:
 
     def _start_controllers(self) -> None:
         rate = [f"--kube-api-qps={_REQUESTS_PER_SECOND}", f"--kube-api-burst={_REQUESTS_PER_SECOND}"]
-        self._run(
+        self.run_program(
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig('system:kube-controller-manager')}",
             "--leader-elect=false",
@@ -348,10 +353,10 @@ class ControlPlane:
         )
         scheduler = self.state / "scheduler.yaml"
         scheduler.write_text(self._scheduler_configuration())
-        self._run("kube-scheduler", f"--config={scheduler}", "--secure-port=0")
+        self.run_program("kube-scheduler", f"--config={scheduler}", "--secure-port=0")
         stages = self.state / "stages.yaml"
         stages.write_text(configuration(self.delay_milliseconds))
-        self._run(
+        self.run_program(
             "kwok",
             f"--kubeconfig={self.kubeconfig('system:kwok')}",
             f"--config={stages}",

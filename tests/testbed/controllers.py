@@ -19,7 +19,7 @@ import yaml
 from . import network
 from .binaries import program, sources
 from .control_plane import ControlPlane
-from .processes import Component, wait_until
+from .processes import wait_until
 
 _NOT_HERE = re.compile(r"^kind: (Deployment|APIService)$", re.MULTILINE)
 _CERTIFICATES = Path("k8s-webhook-server/serving-certs")  # below /tmp, where both programs look
@@ -58,10 +58,8 @@ class Controller:
             return bool(answer.status == 200)
 
 
-CONTROLLERS = (
-    Controller("jobset", "10.96.0.201"),
-    Controller("kueue", "10.96.0.202", (("featureGates", {"VisibilityOnDemand": False}),)),  # a server for people to ask
-)
+JOBSET = Controller("jobset", "10.96.0.201")
+KUEUE = Controller("kueue", "10.96.0.202", (("featureGates", {"VisibilityOnDemand": False}),))  # a server for people to ask
 
 
 class QueuedControlPlane(ControlPlane):
@@ -70,36 +68,37 @@ class QueuedControlPlane(ControlPlane):
     def start(self) -> None:
         """Starts all components, these controllers last, and waits until their webhooks answer."""
         super().start()
-        for each in CONTROLLERS:
-            self._install(each)
+        for each in (JOBSET, KUEUE):
+            install(self, each)
 
-    def _install(self, controller: Controller) -> None:
-        network.add_service_address(controller.address)
-        shipped = self.kubectl("kustomize", str(sources(controller.name) / "config" / "default"))
-        documents = [_at(controller, each) for each in shipped.split("\n---\n") if not _NOT_HERE.search(each)]
-        self.kubectl("apply", "--server-side", "--filename", "-", input="\n---\n".join(documents))
-        for each in self.api.objects("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
-            self.wait_until_served(each["metadata"]["name"])
-        folder = self.state / controller.name
-        certificates = folder / "tmp" / _CERTIFICATES
-        certificates.mkdir(parents=True)
-        maps = self.api.get("v1", "ConfigMap", f"{controller.name}-manager-config", controller.namespace)
-        (folder / "config.yaml").write_text(controller.configuration(maps["data"]["controller_manager_config.yaml"]))
-        account = f"{controller.name}-controller-manager"
-        environment = {"KUBECONFIG": str(self.kubeconfig_of_service_account(account, namespace=controller.namespace))}
-        command = ["sh", "-c", _IN_OWN_TMP, folder / "tmp", program(controller.name), f"--config={folder / 'config.yaml'}"]
-        component = Component(controller.name, ["unshare", "--mount", *command], self.logs, environment)
-        self._components[controller.name] = component
-        component.start()
-        secret = wait_until("its certificate", lambda: self._certificate_of(controller), components=[component])
-        for name, value in secret.items():
-            (certificates / name).write_bytes(base64.b64decode(value))
-        wait_until(f"the webhooks of {controller.name}", controller.is_ready, seconds=90, components=[component])
 
-    def _certificate_of(self, controller: Controller) -> dict[str, str]:
-        secret = self.api.get("v1", "Secret", f"{controller.name}-webhook-server-cert", controller.namespace)
-        data: dict[str, str] = secret.get("data") or {}
-        return data
+def install(plane: ControlPlane, controller: Controller) -> None:
+    """Installs a controller beside a control plane that runs, and waits until its webhooks answer."""
+    network.add_service_address(controller.address)
+    shipped = plane.kubectl("kustomize", str(sources(controller.name) / "config" / "default"))
+    documents = [_at(controller, each) for each in shipped.split("\n---\n") if not _NOT_HERE.search(each)]
+    plane.kubectl("apply", "--server-side", "--filename", "-", input="\n---\n".join(documents))
+    for each in plane.api.objects("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+        plane.wait_until_served(each["metadata"]["name"])
+    folder = plane.state / controller.name
+    certificates = folder / "tmp" / _CERTIFICATES
+    certificates.mkdir(parents=True)
+    maps = plane.api.get("v1", "ConfigMap", f"{controller.name}-manager-config", controller.namespace)
+    (folder / "config.yaml").write_text(controller.configuration(maps["data"]["controller_manager_config.yaml"]))
+    account = f"{controller.name}-controller-manager"
+    environment = {"KUBECONFIG": str(plane.kubeconfig_of_service_account(account, namespace=controller.namespace))}
+    command = ["sh", "-c", _IN_OWN_TMP, folder / "tmp", program(controller.name), f"--config={folder / 'config.yaml'}"]
+    component = plane.run_beside(controller.name, "unshare", "--mount", *command, environment=environment)
+    secret = wait_until("its certificate", lambda: _certificate_of(plane, controller), components=[component])
+    for name, value in secret.items():
+        (certificates / name).write_bytes(base64.b64decode(value))
+    wait_until(f"the webhooks of {controller.name}", controller.is_ready, seconds=90, components=[component])
+
+
+def _certificate_of(plane: ControlPlane, controller: Controller) -> dict[str, str]:
+    secret = plane.api.get("v1", "Secret", f"{controller.name}-webhook-server-cert", controller.namespace)
+    data: dict[str, str] = secret.get("data") or {}
+    return data
 
 
 def _at(controller: Controller, document: str) -> str:

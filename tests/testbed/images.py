@@ -22,8 +22,6 @@ from .binaries import cache_directory, program
 from .errors import MissingTool
 from .processes import run
 
-RELEASE = "bookworm"
-
 PAUSE = "localhost/hpo-testbed/pause:1"
 
 _ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot"}  # the machine may be a container itself
@@ -37,22 +35,26 @@ _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/us
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base image: Debian with some packages. It stands for `python:…-slim` in a Dockerfile."""
+    """A base image: a release of Debian with some packages. It stands for `python:…-slim` in a Dockerfile."""
 
     name: str
     packages: tuple[str, ...]
+    release: str = "bookworm"
 
     @property
     def tag(self) -> str:
         """Its name for `FROM`; the tag is a hash, so that changed packages give another image."""
-        wanted = f"{RELEASE} {self.packages} {_UNWANTED}"
+        wanted = f"{self.release} {self.packages} {_UNWANTED}"
         return f"localhost/hpo-testbed/{self.name}:{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
 
 
 PYTHON = Base("python", ("python3", "python-is-python3", "python3-pip"))
 LEARNING = Base("learning", (*PYTHON.packages, "python3-numpy", "python3-scipy", "python3-sklearn", "python3-prometheus-client"))
 
-BASES = {base.name: base for base in (PYTHON, LEARNING)}
+TORCH = Base("torch", (*LEARNING.packages, "python3-torch"), release="trixie")
+"""With torch for processors: what a package index has is built for GPUs, and ten times as large."""
+
+BASES = {base.name: base for base in (PYTHON, LEARNING, TORCH)}
 
 
 def build_base(base: Base, say: Callable[[str], None] = print) -> str:
@@ -142,7 +144,7 @@ def _bootstrap(base: Base, archive: Path, scratch: Path) -> None:
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED]
     # The Dockerfiles install with pip into the image's own Python, as one may in python:…-slim.
     command += ["--customize-hook=rm -f $1/usr/lib/python3*/EXTERNALLY-MANAGED"]
-    run([*command, RELEASE, archive], environment={"TMPDIR": str(scratch)})
+    run([*command, base.release, archive], environment={"TMPDIR": str(scratch)})
 
 
 def _exists(tag: str) -> bool:
