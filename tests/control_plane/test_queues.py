@@ -284,7 +284,7 @@ def test_a_Trial_of_two_pods_is_admitted_as_a_whole_and_evicted_as_a_whole(
     name = waiting[0]["metadata"]["name"]
     studies.api.patch(KUEUE, "Workload", name, {"spec": {"active": False}}, namespace)
     evicted = wait_for_trial(studies, wanted, "its eviction", lambda each: each["status"].get("evictions"))
-    assert studies.api.objects("v1", "Pod", namespace) == []
+    wait_until("the end of both pods", lambda: not studies.api.objects("v1", "Pod", namespace), seconds=PATIENCE)
     studies.api.patch(KUEUE, "Workload", name, {"spec": {"active": True}}, namespace)
     (trial,) = trials(studies, end_of(studies, wanted))
     assert (reason(trial), trial["status"]["attempts"], trial["status"]["evictions"]) == ("Completed", 2, 1)
