@@ -24,15 +24,16 @@ from .processes import wait_until
 _NOT_HERE = re.compile(r"^kind: (Deployment|APIService)$", re.MULTILINE)
 _CERTIFICATES = Path("k8s-webhook-server/serving-certs")  # below /tmp, where both programs look
 _IN_OWN_TMP = 'mount --bind "$0" /tmp && exec "$@"'
-_PORT, _HEALTH_PORT = 443, 8081
+_PORT = 443
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A program that is another project's controller: its name, the address of its webhooks, and what its configuration lacks."""
+    """A program that is another project's controller: its name, the address of its webhooks' Service, and what its configuration lacks."""
 
     name: str
     address: str
+    health_port: int
     settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -44,7 +45,7 @@ class Controller:
         settings: dict[str, Any] = {
             **yaml.safe_load(shipped),
             "webhook": {"host": self.address, "port": _PORT},
-            "health": {"healthProbeBindAddress": f"{self.address}:{_HEALTH_PORT}"},
+            "health": {"healthProbeBindAddress": f"127.0.0.1:{self.health_port}"},
             "metrics": {"bindAddress": "0"},
             "leaderElection": {"leaderElect": False},
             "clientConnection": {"qps": 500, "burst": 500},
@@ -54,12 +55,12 @@ class Controller:
 
     def is_ready(self) -> bool:
         """Whether its webhooks answer."""
-        with urllib.request.urlopen(f"http://{self.address}:{_HEALTH_PORT}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
 
 
-JOBSET = Controller("jobset", "10.96.0.201")
-KUEUE = Controller("kueue", "10.96.0.202", (("featureGates", {"VisibilityOnDemand": False}),))  # a server for people to ask
+JOBSET = Controller("jobset", "10.96.0.201", 8081)
+KUEUE = Controller("kueue", "10.96.0.202", 8082, (("featureGates", {"VisibilityOnDemand": False}),))  # a server for people to ask
 
 
 class QueuedControlPlane(ControlPlane):
@@ -102,9 +103,22 @@ def _certificate_of(plane: ControlPlane, controller: Controller) -> dict[str, st
 
 
 def _at(controller: Controller, document: str) -> str:
-    """The Service of the webhooks with the address at which the program listens; any other document as it is."""
+    """The Service of the webhooks with the address at which the program listens; any other document as it is.
+
+    The same address is the Service's endpoint, without which kube-proxy, where there is one, would refuse it.
+    """
     if f"name: {controller.name}-webhook-service\n  namespace" not in document or "kind: Service\n" not in document:
         return document
     service = yaml.safe_load(document)
-    service["spec"] = {"clusterIP": controller.address, "ports": service["spec"]["ports"]}
-    return yaml.safe_dump(service)
+    (port,) = service["spec"]["ports"]
+    service["spec"] = {"clusterIP": controller.address, "ports": [{**port, "targetPort": _PORT}]}
+    metadata = {name: service["metadata"][name] for name in ("name", "namespace")}
+    endpoint = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**metadata, "labels": {"kubernetes.io/service-name": metadata["name"]}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [controller.address]}],
+        "ports": [{"name": port.get("name", ""), "port": _PORT, "protocol": "TCP"}],
+    }
+    return yaml.safe_dump_all([service, endpoint])
