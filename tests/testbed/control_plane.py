@@ -321,6 +321,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={self._key}",
             "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged=true",
+            "--enable-aggregator-routing=true",  # to the endpoints of a webhook's Service, with kube-proxy or without
             "--profiling=false",
             *(self._audit_arguments() if self.audit else []),
         )

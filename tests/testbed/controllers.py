@@ -2,9 +2,9 @@
 
     with QueuedControlPlane() as control_plane: ...
 
-Each is installed by its own manifests, whole but for the Deployment: its program runs here instead, as the same ServiceAccount, at
-the address of its webhooks' Service. What a kubelet would do for its pod, to mount the Secret with the certificate that the program
-has made, is done here.
+Each is installed by its own manifests, whole but for the Deployment: its program runs here instead, as the same ServiceAccount, and
+is the endpoint of its webhooks' Service. What a kubelet would do for its pod, to mount the Secret with the certificate that the
+program has made, is done here.
 """
 
 import base64
@@ -29,7 +29,7 @@ _PORT = 443
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A program that is another project's controller: its name, the address of its webhooks' Service, and what its configuration lacks."""
+    """A program that is another project's controller: its name, where it listens, and what its configuration lacks."""
 
     name: str
     address: str
@@ -59,8 +59,10 @@ class Controller:
             return bool(answer.status == 200)
 
 
-JOBSET = Controller("jobset", "10.96.0.201", 8081)
-KUEUE = Controller("kueue", "10.96.0.202", 8082, (("featureGates", {"VisibilityOnDemand": False}),))  # a server for people to ask
+JOBSET = Controller("jobset", "192.168.127.201", 8081)
+KUEUE = Controller(
+    "kueue", "192.168.127.202", 8082, (("featureGates", {"VisibilityOnDemand": False}),)
+)  # a server for people to ask
 
 
 class QueuedControlPlane(ControlPlane):
@@ -75,7 +77,7 @@ class QueuedControlPlane(ControlPlane):
 
 def install(plane: ControlPlane, controller: Controller) -> None:
     """Installs a controller beside a control plane that runs, and waits until its webhooks answer."""
-    network.add_service_address(controller.address)
+    network.add_address(controller.address)
     shipped = plane.kubectl("kustomize", str(sources(controller.name) / "config" / "default"))
     documents = [_at(controller, each) for each in shipped.split("\n---\n") if not _NOT_HERE.search(each)]
     plane.kubectl("apply", "--server-side", "--filename", "-", input="\n---\n".join(documents))
@@ -103,15 +105,12 @@ def _certificate_of(plane: ControlPlane, controller: Controller) -> dict[str, st
 
 
 def _at(controller: Controller, document: str) -> str:
-    """The Service of the webhooks with the address at which the program listens; any other document as it is.
-
-    The same address is the Service's endpoint, without which kube-proxy, where there is one, would refuse it.
-    """
+    """The Service of the webhooks with the program as its endpoint; any other document as it is."""
     if f"name: {controller.name}-webhook-service\n  namespace" not in document or "kind: Service\n" not in document:
         return document
     service = yaml.safe_load(document)
     (port,) = service["spec"]["ports"]
-    service["spec"] = {"clusterIP": controller.address, "ports": [{**port, "targetPort": _PORT}]}
+    service["spec"] = {"ports": [{**port, "targetPort": _PORT}]}
     metadata = {name: service["metadata"][name] for name in ("name", "namespace")}
     endpoint = {
         "apiVersion": "discovery.k8s.io/v1",

@@ -27,7 +27,7 @@ def set_up() -> None:
     run(["ip", "route", "add", SERVICE_RANGE, "dev", _DEVICE])
 
 
-def add_service_address(address: str) -> None:
-    """Gives the node an address of the service range: where no proxy runs, what listens there is the Service."""
+def add_address(address: str) -> None:
+    """Gives the node another address, for a program that is a Service's endpoint."""
     if address not in run(["ip", "-o", "address", "show", "dev", _DEVICE]):
         run(["ip", "address", "add", f"{address}/32", "dev", _DEVICE])
