@@ -69,6 +69,7 @@ for step in range(hpo.start_step() + 1, hpo.budget() + 1):
 hpo.checkpoint.save_torch(step, net=net, optimizer=optimizer)
 hpo.report(step=step, loss=loss.item(), begun=begun, ended=weights())
 """
+EPOCHS = 45  # of a second each: time for somebody to interfere
 QUEUES = "kueue.x-k8s.io/v1beta1"
 BUCKET = {"objectStore": {"uri": "s3://weights/team", "secretName": "rights"}}
 RIGHTS = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": "a secret of the team", "AWS_REGION": "us-east-1"}
@@ -112,14 +113,14 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
         "limits": {"maxTrials": 20, "maxFailedTrials": 0},
         "parallelism": 2,
     }
-    queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": 30})
+    queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS})
     queued["spec"]["template"]["job"]["metadata"] = {"labels": queue}
     studies = [
         queued,
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
         study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving),
         study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
-        study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": 30}),
+        study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS}),
         study(
             "learning",
             namespace,
@@ -147,17 +148,6 @@ def wait_for_three_epochs(cluster: Cluster, volume: Path, study: Object) -> None
 
 
 @pytest.fixture(scope="module")
-def drained(cluster: Cluster, begun: dict[str, Object], volume: Path) -> int:
-    """The newest step that the evicted Trial had saved when its node was drained."""
-    wait_for_three_epochs(cluster, volume, begun["evicted"])
-    try:
-        cluster.kubectl("drain", NODE, "--ignore-daemonsets", "--pod-selector=hpo.dev/study=evicted", "--timeout=60s")
-    finally:
-        cluster.kubectl("uncordon", NODE)
-    return saved(volume, begun["evicted"])
-
-
-@pytest.fixture(scope="module")
 def requeued(cluster: Cluster, namespace: str, begun: dict[str, Object], volume: Path) -> int:
     """The newest step that the queued Trial had saved when its queue took its place away, and then gave it another."""
     queued = begun["queued"]
@@ -171,10 +161,21 @@ def requeued(cluster: Cluster, namespace: str, begun: dict[str, Object], volume:
     return newest
 
 
+@pytest.fixture(scope="module")
+def drained(cluster: Cluster, begun: dict[str, Object], requeued: int, volume: Path) -> int:
+    """The newest step that the evicted Trial had saved when its node was drained."""
+    wait_for_three_epochs(cluster, volume, begun["evicted"])
+    try:
+        cluster.kubectl("drain", NODE, "--ignore-daemonsets", "--pod-selector=hpo.dev/study=evicted", "--timeout=60s")
+    finally:
+        cluster.kubectl("uncordon", NODE)
+    return saved(volume, begun["evicted"])
+
+
 def test_an_evicted_trial_goes_on_from_its_own_newest_checkpoint(cluster: Cluster, begun: dict[str, Object], drained: int) -> None:
     ended = end_of(cluster, begun["evicted"], PATIENCE)
     (trial,) = trials(cluster, ended)
-    assert (reason(trial), observed(trial)["step"]) == ("Completed", 30)
+    assert (reason(trial), observed(trial)["step"]) == ("Completed", EPOCHS)
     assert int(float(observed(trial)["metrics"]["begun"])) == drained >= 3
     assert ended["status"]["trials"]["failed"] == 0
 
@@ -184,7 +185,7 @@ def test_a_trial_that_its_queue_has_evicted_goes_on_from_its_own_newest_checkpoi
 ) -> None:
     ended = end_of(cluster, begun["queued"], PATIENCE)
     (trial,) = trials(cluster, ended)
-    assert (trial["metadata"]["name"], reason(trial), observed(trial)["step"]) == ("queued-0", "Completed", 30)
+    assert (trial["metadata"]["name"], reason(trial), observed(trial)["step"]) == ("queued-0", "Completed", EPOCHS)
     assert int(float(observed(trial)["metrics"]["begun"])) == requeued >= 3
     assert (trial["status"]["attempts"], trial["status"]["evictions"]) == (2, 1)
     assert ended["status"]["trials"]["failed"] == 0
@@ -210,7 +211,7 @@ def test_a_member_of_a_population_starts_from_the_better_one_s_network_to_the_la
     cluster: Cluster, begun: dict[str, Object], drained: int
 ) -> None:
     ended = end_of(cluster, begun["learning"], PATIENCE)
-    assert reason(ended) == "AlgorithmFinished"
+    assert reason(ended) == "ScheduleFinished"
     found = trials(cluster, ended)
     assert (len(found), {reason(each) for each in found}) == (12, {"Completed"})
     copied = 0
