@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import AsyncExitStack
 from functools import partial
@@ -34,10 +35,13 @@ log = logging.getLogger("hpo_operator")
 
 IDENTITY: Any = "hpo-operator"  # kopf would ask for the name of the user, and in a container a user may have none
 CONNECTIONS = 64  # to the API server at the same time
+GARBAGE = (50_000, 20, 20)  # what is known of thousands of Trials lives long, and little else is in cycles: look seldom
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Run the operator until `stop` is set, or until a part of it ends by itself, which is an error."""
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     async with AsyncExitStack() as stack:
         client = Client(await stack.enter_async_context(ApiClient(await _configuration())))
         store = Store(Source(configured=settings.prometheus is not None))
