@@ -15,8 +15,8 @@ server, which is the scarce part on a small machine. What is printed:
     memory      of the operator, at the end
     restart     from the start of a new operator process to its first decision on a Study of so many Trials, when all is quiet
 
-`--generations 20x40` is a particle swarm of 20 for 40 generations, all at once on idle nodes. What is printed of it is what a
-barrier costs:
+`--generations 20x40` is a population of 20 for 40 generations, all at once on idle nodes, each member of which starts from a
+checkpoint of the generation before. What is printed of it is what the barrier between them costs:
 
     turn        from the completion of a generation's last Job to the creation of the next one's first: p50 and p99; `idle` as above
 
@@ -60,7 +60,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from tests.testbed import ControlPlane
 from tests.testbed.namespaces import ROOT, enclose, enclosed
 from tests.testbed.processes import wait_until
-from tests.testbed.simulation import SimulatedNode
+from tests.testbed.simulation import MESSAGE, SimulatedNode
 
 Object = dict[str, Any]
 
@@ -70,6 +70,11 @@ POD_MILLISECONDS = 500
 FOREVER = aiohttp.ClientTimeout(total=None)
 CASES = ("1000@100", "200@50", "3000@300", "1000@500")
 WARM = 200
+SAVED = (
+    '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},'
+    '"checkpoint":{"step":{budget},"digest":"sha256:' + "0" * 64 + '","path":"step-{budget}"}}'
+)
+"""What a simulated pod says that has kept its weights."""
 POD = {"containers": [{"name": "main", "image": "none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
 
 
@@ -288,12 +293,17 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
 
 
 def run_generations(bed: ControlPlane, members: int, generations: int) -> Object:
-    """What passes between the generations of a swarm."""
-    namespace = bed.create_namespace(f"swarm-{members}-{generations}-{int(time.time())}")
+    """What passes between the generations of a population."""
+    namespace = bed.create_namespace(f"population-{members}-{generations}-{int(time.time())}")
     side, count = Side(), members * generations
     Watcher(bed, namespace, side).start()
     asked = study("s", namespace, count, members)
-    asked["spec"]["algorithm"] = {"pso": {"swarm": members}}
+    asked["spec"] |= {
+        "algorithm": {"pbt": {"population": members}},
+        "budget": {"min": 1, "max": generations},
+        "checkpoints": {"objectStore": {"uri": "s3://nowhere/weights"}},
+    }
+    asked["spec"]["template"]["job"]["spec"]["template"]["metadata"] = {"annotations": {MESSAGE: SAVED}}
     bed.api.create(asked)
     wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=1800, every=0.5)
     status = bed.api.get(*STUDY, "s", namespace)["status"]
