@@ -48,6 +48,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import psutil
+from hpo_operator.cluster.cleanup import CLEANUP_LABEL
 from hpo_operator.cluster.client import JOBS, Client
 from hpo_operator.cluster.process import CONNECTIONS, with_environment_read_once
 from hpo_operator.cluster.rendering import STUDY_UID_LABEL, job_manifest
@@ -115,7 +116,7 @@ class Watcher:
         tls = ssl.create_default_context(cafile=str(self._bed.certificate))
         connection = http.client.HTTPSConnection(api.host, api.port, context=tls)
         root = "/apis/" if "/" in version else "/api/"
-        query = f"watch=1&timeoutSeconds=3000{'&fieldSelector=' + fields if fields else ''}"
+        query = f"watch=1&timeoutSeconds=3000&labelSelector=!{CLEANUP_LABEL}{'&fieldSelector=' + fields if fields else ''}"
         headers = {
             "Authorization": f"Bearer {api.token}",
             "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
