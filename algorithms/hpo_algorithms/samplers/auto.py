@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo_algorithms.errors import Fault
+from hpo_algorithms.ranking import only_short
 from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.gp import GaussianProcess, spread
 from hpo_algorithms.samplers.novelty import novel
@@ -19,9 +20,6 @@ from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
 DOUBTED = 0.35  # insight below which half of the Trials are TPE's
 MANY = 1000  # results from which the two take turns, for the Gaussian processes look at some hundred of them
-# Short trainings from which a model is asked though none has come to the full budget yet. With four rungs the first that does is
-# the fortieth. On nearly all curves measured the shortest budget says nothing of the full one, and costs next to nothing.
-SHORT = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,10 @@ class Auto:
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
         if problem.max_budget is not None and any(trial.state is State.STOPPED for trial in history):
             return TPE().draw(problem, history, numbers)
-        if problem.max_budget is not None and problem.objectives == 1:
-            seen = _budgets(history)
-            if problem.max_budget not in seen and len(seen) < SHORT:
-                return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
-            if len(set(seen)) > 1 and len(seen) >= GaussianProcess().startup_trials:
-                return budgets.draw(problem, history, numbers)
+        if only_short(problem, history):
+            return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
+        if _several_budgets(history) and problem.objectives == 1:
+            return budgets.draw(problem, history, numbers)
         share, known = tpe_share(problem, history), list(history)
         draws: list[Draw] = []
         for number in numbers:
@@ -61,10 +57,11 @@ class Auto:
         return draws
 
 
-def _budgets(history: History) -> list[int | None]:
-    """How far each Trial has trained that has a result to learn from."""
+def _several_budgets(history: History) -> bool:
+    """Whether there are enough results, and not all at one budget."""
     usable = (trial for trial in history if trial.state is State.DONE and trial.violation <= 0)
-    return [trial.budget for trial in usable if math.isfinite(trial.loss)]
+    seen = [trial.budget for trial in usable if math.isfinite(trial.loss)]
+    return len(seen) >= GaussianProcess().startup_trials and len(set(seen)) > 1
 
 
 def tpe_share(problem: Problem, history: History) -> float:
