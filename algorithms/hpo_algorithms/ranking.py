@@ -18,9 +18,6 @@ import numpy as np
 
 from hpo_algorithms.trials import History, Problem, State, Trial
 
-# Short trainings that a model may learn from though none has come to the full budget yet: of four rungs the fortieth result is the
-# first that has. On nearly all curves measured the shortest budget says nothing of the full one.
-SHORT = 40
 FRONTS_UP_TO = 64  # fronts are peeled until this many Trials stand in them: most samplers do not look at the order behind
 
 
@@ -31,15 +28,6 @@ class Ranked:
     trials: Sequence[Trial]
     usable: int
     active: Sequence[Trial]
-
-
-def only_short(problem: Problem, history: History) -> bool:
-    """Whether results are few and all of short trainings: what these say of the full budget nobody knows, and they cost little."""
-    if problem.max_budget is None:
-        return False
-    ended = (trial for trial in history if trial.state in (State.DONE, State.STOPPED) and trial.violation <= 0)
-    budgets = [trial.budget for trial in ended if math.isfinite(trial.loss)]
-    return len(budgets) < SHORT and problem.max_budget not in budgets
 
 
 def ranked(problem: Problem, history: History, least: int, enough: int = FRONTS_UP_TO) -> Ranked:

@@ -17,7 +17,7 @@ from scipy.special import ndtr, ndtri
 from hpo_algorithms.encoding import Snapping, among, encoded
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.parameters import Categorical
-from hpo_algorithms.ranking import Ranked, only_short, ranked
+from hpo_algorithms.ranking import Ranked, ranked
 from hpo_algorithms.samplers.novelty import novel
 from hpo_algorithms.settings import setting
 from hpo_algorithms.space import Space
@@ -38,8 +38,7 @@ FLOOR = math.log(1e-32)  # of a density: below, a ratio would only compare two t
 class KDE:
     """Draws near the good Trials of the highest budget that has enough, where the others are few.
 
-    1. Learns from the highest budget with at least `minPoints` + 2 results. Before there is one, and until a Trial has come to the
-       full budget or there are 40 results: uniform draws.
+    1. Learns from the highest budget with at least `minPoints` + 2 results; before there is one: uniform draws.
     2. The best share of those results is the good set: a third of them while they are few, then at least `minPoints`. The rest
        are the others, what failed and what is still running among them; at least `minPoints`, so that the two overlap at first.
     3. Each set becomes one density over all parameters, a sum of product kernels (`Density`).
@@ -71,8 +70,7 @@ class KDE:
         space = problem.space
         least = self.min_points or len(space) + 1
         results = _at_one_budget(problem, history, least + 2)
-        known = results.usable >= least + 2 and not only_short(problem, history)
-        model = self._model(problem, results, least) if known else None
+        model = self._model(problem, results, least) if results.usable >= least + 2 else None
 
         def one(number: int, attempt: int) -> Draw:
             rng = stream(problem.seed, number, f"kde/{attempt}")

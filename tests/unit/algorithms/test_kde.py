@@ -137,21 +137,6 @@ def test_bohb_is_kde_under_hyperband_and_needs_a_budget() -> None:
     assert [fault.path for fault in caught.value.faults] == ["schedule.hyperband"]
 
 
-def test_nothing_is_learned_from_short_trainings_before_one_has_come_to_the_top() -> None:
-    short = trials(LINE, 39, lambda p: abs(p["x"] - 0.3), budget=1)
-    problem = Problem(LINE, min_budget=1, max_budget=9)
-
-    def drawn(history: list[Trial]) -> float:
-        return off([KDE().draw(problem, history, [number])[0].params for number in range(100, 200)], 0.3)
-
-    assert drawn(short) > 0.15
-    top = Trial(39, {"x": 0.3}, 9, state=State.DONE, losses=(0.0,))
-    assert drawn([*short, top]) < 0.15
-    assert drawn([*short, Trial(39, {"x": 0.3}, 1, state=State.DONE, losses=(0.0,))]) < 0.15, "forty are enough in any case"
-    alone = [Trial(i, trial.params, 9, state=State.DONE, losses=trial.losses) for i, trial in enumerate(short[:12])]
-    assert drawn(alone) < 0.2
-
-
 def test_counting_ones_is_solved_twice_as_well_as_by_hyperband_alone() -> None:
     space = Space.from_spec(
         [{"name": f"c{i}", "categorical": {"choices": ["0", "1"]}} for i in range(4)]
@@ -161,7 +146,7 @@ def test_counting_ones_is_solved_twice_as_well_as_by_hyperband_alone() -> None:
     def missing(algorithm: str, seed: int) -> float:
         optimizer = Optimizer(space, {algorithm: {}}, {"hyperband": {}}, (9, 243), seed=seed)
         spent, rng = 0, np.random.default_rng(seed)
-        while spent < 50 * 243:
+        while spent < 30 * 243:
             trial = optimizer.ask()
             assert trial is not None
             assert trial.budget is not None
