@@ -10,8 +10,7 @@ import numpy as np
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.samplers import budgets
-from hpo_algorithms.samplers.gp import GaussianProcess, spread
-from hpo_algorithms.samplers.novelty import novel
+from hpo_algorithms.samplers.gp import GaussianProcess
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, State, Trial
@@ -19,18 +18,14 @@ from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
 DOUBTED = 0.35  # insight below which half of the Trials are TPE's
 MANY = 1000  # results from which the two take turns, for the Gaussian processes look at some hundred of them
-# Short trainings that a model may learn from though none has come to the full budget yet: of four rungs the fortieth result is the
-# first that has. On nearly all curves measured the shortest budget says nothing of the full one.
-SHORT = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
     """Chooses by what the Study asks and by what its Trials have shown.
 
-    1. Where Trials run at several budgets (under `asha`, unless another schedule is named): points that are spread evenly, until
-       one has come to the full budget or there are 40 results. Then Gaussian processes over configuration and budget; kernel
-       densities, as `kde`, where those see little; and a tenth of uniform draws.
+    1. Where Trials have run at several budgets (under `asha`, unless another schedule is named): Gaussian processes over
+       configuration and budget; kernel densities, as `kde`, where those see little; and a tenth of uniform draws.
     2. Where a rule has stopped Trials of a Study with a budget: TPE.
     3. Otherwise Gaussian processes, as `gp`. After each result they are asked what each Trial's loss should be, given all others.
        Where the answers are in no better order than chance would have it, a share of the Trials, at most half, is TPE's, which
@@ -45,10 +40,7 @@ class Auto:
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
         if problem.max_budget is not None and any(trial.state is State.STOPPED for trial in history):
             return TPE().draw(problem, history, numbers)
-        seen = _budgets(history)
-        if problem.max_budget is not None and problem.max_budget not in seen and len(seen) < SHORT:
-            return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
-        if len(set(seen)) > 1 and len(seen) >= GaussianProcess().startup_trials and problem.objectives == 1:
+        if _several_budgets(history) and problem.objectives == 1:
             return budgets.draw(problem, history, numbers)
         share, known = tpe_share(problem, history), list(history)
         draws: list[Draw] = []
@@ -60,10 +52,11 @@ class Auto:
         return draws
 
 
-def _budgets(history: History) -> list[int | None]:
-    """How far each Trial has trained that has a result to learn from."""
+def _several_budgets(history: History) -> bool:
+    """Whether there are enough results, and not all at one budget."""
     usable = (trial for trial in history if trial.state is State.DONE and trial.violation <= 0)
-    return [trial.budget for trial in usable if math.isfinite(trial.loss)]
+    seen = [trial.budget for trial in usable if math.isfinite(trial.loss)]
+    return len(seen) >= GaussianProcess().startup_trials and len(set(seen)) > 1
 
 
 def tpe_share(problem: Problem, history: History) -> float:
