@@ -54,7 +54,8 @@ class Auto:
 
 def _several_budgets(history: History) -> bool:
     """Whether there are enough results, and not all at one budget."""
-    seen = [trial.budget for trial in history if math.isfinite(trial.loss) and trial.state is State.DONE]
+    usable = (trial for trial in history if trial.state is State.DONE and trial.violation <= 0)
+    seen = [trial.budget for trial in usable if math.isfinite(trial.loss)]
     return len(seen) >= GaussianProcess().startup_trials and len(set(seen)) > 1
 
 

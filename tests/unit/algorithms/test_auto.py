@@ -10,6 +10,7 @@ from hpo_algorithms.gp.surrogate import Results
 from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.auto import Auto, tpe_share
 from hpo_algorithms.samplers.budgets import kde_share
+from hpo_algorithms.samplers.gp import spread
 from hpo_algorithms.samplers.kde import KDE
 from hpo_algorithms.samplers.tpe import TPE
 from scipy.special import ndtri
@@ -104,6 +105,12 @@ def test_equal_losses_have_one_quantile():
 def test_with_results_at_one_budget_too_few_it_begins_as_without_a_model():
     problem, known = climbing(6, lambda p, budget: bowl(p))
     assert len(Auto().draw(problem, known, [6, 7])) == 2
+
+
+def test_under_budgets_results_that_all_break_a_constraint_are_nothing_to_learn_from():
+    problem, known = climbing(60, lambda p, budget: bowl(p))
+    broken = [dataclasses.replace(trial, violation=1.0) for trial in known]
+    assert Auto().draw(problem, broken, [60])[0].params == spread(problem, 60, 0)
 
 
 def test_several_at_once_are_what_one_after_another_would_be():
