@@ -35,7 +35,7 @@ lint: $(VENV)/.test  ## Style, layers and types
 .PHONY: unit
 unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
 	@echo "== Unit tests"
-	$(BIN)/python -m pytest tests/unit -m "not torch"
+	$(BIN)/python -m pytest tests/unit -m "not torch" --numprocesses logical
 	$(MAKE) --no-print-directory unit-torch
 
 .PHONY: unit-torch
