@@ -97,7 +97,7 @@ def _version(name: str) -> str:
 
 
 def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Path | None:
-    """One picture as SVG; None where nothing of it has been measured."""
+    """One picture as SVG; None where what it is of, the first name, has not been measured."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -118,7 +118,7 @@ def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Pat
         mean, error = found.mean(axis=0), found.std(axis=0) / np.sqrt(len(found))
         (line,) = axes.plot(x, mean, label=f"{name} ({len(found)} seeds)", linewidth=1.6)
         axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-    if not axes.lines:
+    if not any(str(line.get_label()).startswith(f"{picture.names[0]} (") for line in axes.lines):
         plt.close(figure)
         return None
     axes.set(
