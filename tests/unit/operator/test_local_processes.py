@@ -31,7 +31,9 @@ MEMBERS = 6
 def laptop(tmp_path, monkeypatch):
     without_a_worker(monkeypatch)
     laptop = Laptop(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup, whose wish a runner respects
     yield laptop
+    signal.signal(signal.SIGHUP, before)
     laptop.clean_up()
 
 
