@@ -105,7 +105,7 @@ def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Pat
 
     plt.rcParams.update({"svg.hashsalt": title, "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
-    x = SPENT if picture.budgets else TRIALS
+    x, drawn = SPENT if picture.budgets else TRIALS, set[str]()
     for name in picture.names:
         try:
             found = measured(picture, name, tasks, runs)
@@ -118,7 +118,8 @@ def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Pat
         mean, error = found.mean(axis=0), found.std(axis=0) / np.sqrt(len(found))
         (line,) = axes.plot(x, mean, label=f"{name} ({len(found)} seeds)", linewidth=1.6)
         axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-    if not any(str(line.get_label()).startswith(f"{picture.names[0]} (") for line in axes.lines):
+        drawn.add(name)
+    if picture.names[0] not in drawn:
         plt.close(figure)
         return None
     axes.set(

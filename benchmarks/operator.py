@@ -18,7 +18,7 @@ server, which is the scarce part on a small machine. What is printed:
 `--generations 20x40` is a population of 20 for 40 generations, all at once on idle nodes, each member of which starts from a
 checkpoint of the generation before. What is printed of it is what the barrier between them costs:
 
-    turn        from the completion of a generation's last Job to the creation of the next one's first: p50 and p99; `idle` as above
+    refill      from the completion of a generation's last Job to the creation of the next one's first; `idle` as above
 
 Goals at 1000@100: rate 0.65 of the loop's, refill p50 150 ms and p99 800 ms, at most 4 writes a Trial, restart at 3,000 in 5 s.
 """
@@ -90,11 +90,15 @@ class Side:
     api_cpu: float = 0.0
     requests: int = 0
 
-    def waits(self, parallelism: int) -> Object:
-        """What passed from each end but the last ones to the creation of another workload, in seconds."""
-        later = sorted(self.created)[parallelism:]
+    def waits(self, parallelism: int, at_once: int = 1) -> Object:
+        """What passed from each end but the last ones to the creation of another workload, in seconds.
+
+        Where `at_once` are created together when as many have ended: from the last of those to the first of these.
+        """
+        later = sorted(self.created)[parallelism::at_once]
         from_ = {"refill": self.completed, "idle": self.ended}
-        return {name: percentiles([b - a for a, b in zip(sorted(ends), later, strict=False)]) for name, ends in from_.items()}
+        before = {name: sorted(ends)[at_once - 1 :: at_once] for name, ends in from_.items()}
+        return {name: percentiles([b - a for a, b in zip(ends, later, strict=False)]) for name, ends in before.items()}
 
 
 class Watcher:
@@ -309,13 +313,7 @@ def run_generations(bed: ControlPlane, members: int, generations: int) -> Object
     wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=1800, every=0.5)
     status = bed.api.get(*STUDY, "s", namespace)["status"]
     assert status["trials"]["completed"] == count, status
-    firsts = sorted(side.created)[members::members]
-    lasts = {"turn": side.completed, "idle": side.ended}
-    waits = {
-        name: percentiles([first - last for last, first in zip(sorted(ends)[members - 1 :: members], firsts, strict=False)])
-        for name, ends in lasts.items()
-    }
-    return {"generations": f"{members}x{generations}", **waits}
+    return {"generations": f"{members}x{generations}", **side.waits(members, members)}
 
 
 def is_over(seen: Object) -> bool:

@@ -191,6 +191,15 @@ def test_a_trial_that_its_queue_has_evicted_goes_on_from_its_own_newest_checkpoi
     assert ended["status"]["trials"]["failed"] == 0
 
 
+def donor_of(trial: Object, found: list[Object]) -> Object:
+    """The Trial that another one was to start from, and has: by the digest of its checkpoint, and by what the program says."""
+    restore = trial["spec"]["restoreFrom"]
+    donor = found[restore["number"]]
+    assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
+    assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
+    return donor
+
+
 @pytest.mark.parametrize("name", ["rising", "stored"])
 def test_a_promoted_trial_starts_from_its_donor_s_weights(
     cluster: Cluster, begun: dict[str, Object], drained: int, name: str
@@ -201,9 +210,7 @@ def test_a_promoted_trial_starts_from_its_donor_s_weights(
     promoted = [each for each in found if each["spec"]["origin"] == "Promoted"]
     assert len(promoted) == 3
     for trial in promoted:
-        restore, donor = trial["spec"]["restoreFrom"], found[trial["spec"]["restoreFrom"]["number"]]
-        assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
-        assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
+        donor = donor_of(trial, found)
         assert int(float(observed(trial)["metrics"]["begun"])) == donor["spec"]["budget"]
 
 
@@ -216,10 +223,7 @@ def test_a_member_of_a_population_starts_from_the_better_one_s_network_to_the_la
     assert (len(found), {reason(each) for each in found}) == (12, {"Completed"})
     copied = 0
     for trial in found[4:]:
-        restore = trial["spec"]["restoreFrom"]
-        donor = found[restore["number"]]
-        assert restore["digest"] == donor["status"]["checkpoint"]["digest"]
-        assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
+        donor = donor_of(trial, found)
         assert observed(trial)["metrics"]["begun"] == observed(donor)["metrics"]["ended"]
         copied += donor["spec"]["slot"]["member"] != trial["spec"]["slot"]["member"]
     assert copied > 0
@@ -235,11 +239,10 @@ def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_ther
     promoted = [each for each in found if each["spec"]["origin"] == "Promoted"]
     assert len(promoted) == 3
     for trial in promoted:
-        donor = found[trial["spec"]["restoreFrom"]["number"]]
+        donor = donor_of(trial, found)
         begun_with = observed(trial)["metrics"]
         assert int(float(begun_with["begun"])) == donor["spec"]["budget"]
         assert int(float(begun_with["words"])) == (2 if donor["spec"].get("restoreFrom") else 1)
-        assert trial["status"]["restored"]["trialName"] == donor["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", ["rising", "stored"])

@@ -61,8 +61,11 @@ class Controller:
 
 JOBSET = Controller("jobset", "192.168.127.201", 8081)
 KUEUE = Controller(
-    "kueue", "192.168.127.202", 8082, (("featureGates", {"VisibilityOnDemand": False}),)
-)  # a server for people to ask
+    "kueue",
+    "192.168.127.202",
+    8082,
+    (("featureGates", {"VisibilityOnDemand": False}),),  # a server for people to ask
+)
 
 
 class QueuedControlPlane(ControlPlane):
