@@ -61,7 +61,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from tests.testbed import ControlPlane
 from tests.testbed.namespaces import ROOT, enclose, enclosed
 from tests.testbed.processes import wait_until
-from tests.testbed.simulation import MESSAGE, SimulatedNode
+from tests.testbed.simulation import MESSAGE, SAVED, SimulatedNode
 
 Object = dict[str, Any]
 
@@ -71,11 +71,6 @@ POD_MILLISECONDS = 500
 FOREVER = aiohttp.ClientTimeout(total=None)
 CASES = ("1000@100", "200@50", "3000@300", "1000@500")
 WARM = 200
-SAVED = (
-    '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},'
-    '"checkpoint":{"step":{budget},"digest":"sha256:' + "0" * 64 + '","path":"step-{budget}"}}'
-)
-"""What a simulated pod says that has kept its weights."""
 POD = {"containers": [{"name": "main", "image": "none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
 
 
@@ -271,10 +266,7 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
     Watcher(bed, namespace, ours).start()
     asked, (cpu, worker) = operator.requests(), operator.cpu()
     with measured(bed, ours):
-        bed.api.create(study("s", namespace, count, parallelism))
-        wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=900, every=0.5)
-    status = bed.api.get(*STUDY, "s", namespace)["status"]
-    assert status["trials"]["completed"] == count, status
+        run(bed, study("s", namespace, count, parallelism))
     spent, helped = operator.cpu()
     requests = operator.requests() - asked
     found = {
@@ -309,11 +301,17 @@ def run_generations(bed: ControlPlane, members: int, generations: int) -> Object
         "checkpoints": {"objectStore": {"uri": "s3://nowhere/weights"}},
     }
     asked["spec"]["template"]["job"]["spec"]["template"]["metadata"] = {"annotations": {MESSAGE: SAVED}}
-    bed.api.create(asked)
-    wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, "s", namespace)), seconds=1800, every=0.5)
-    status = bed.api.get(*STUDY, "s", namespace)["status"]
-    assert status["trials"]["completed"] == count, status
+    run(bed, asked)
     return {"generations": f"{members}x{generations}", **side.waits(members, members)}
+
+
+def run(bed: ControlPlane, asked: Object) -> None:
+    """Create a Study, and wait until all its Trials have completed."""
+    name, namespace = asked["metadata"]["name"], asked["metadata"]["namespace"]
+    bed.api.create(asked)
+    wait_until("the Study's end", lambda: is_over(bed.api.get(*STUDY, name, namespace)), seconds=1800, every=0.5)
+    status = bed.api.get(*STUDY, name, namespace)["status"]
+    assert status["trials"]["completed"] == asked["spec"]["limits"]["maxTrials"], status
 
 
 def is_over(seen: Object) -> bool:

@@ -16,6 +16,7 @@ from tests.testbed.errors import MissingTool
 from tests.testbed.namespaces import ROOT, enclosed
 
 VERSION = "0.1.0"
+TORCH_VERSION = f"{VERSION}-torch"
 EXAMPLES = ("digits-svm", "pso-svm", "digits-mlp", "digits-pb2", "command-line-program")
 BASE = images.LEARNING
 
@@ -34,15 +35,15 @@ KEPT_SECONDS = 86400.0
 """How long archives of older sources are kept: another working tree may use them. One is half a gigabyte."""
 
 
-def tag(name: str) -> str:
+def tag(name: str, version: str = VERSION) -> str:
     """The whole name of an image, as the kubelet reads what the examples write."""
-    return f"docker.io/hpo-operator/{name}:{VERSION}"
+    return f"docker.io/hpo-operator/{name}:{version}"
 
 
 TRIAL = tag("trial")
 """Python with the SDK and scikit-learn: the base of the examples' images."""
-TORCH_TRIAL = f"{TRIAL}-torch"
-OPERATOR = tag("operator")
+TORCH_TRIAL = tag("trial", TORCH_VERSION)
+OPERATOR, TORCH_OPERATOR = tag("operator"), tag("operator", TORCH_VERSION)
 _VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
 PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
 """By the name that the chart has for it; made of the test bed's own program."""
@@ -72,7 +73,7 @@ def _chart() -> Iterator[Path]:
     yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=dockerfile)
     # The base's torch, and no other index.
     arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": ""}
-    yield images.build(ROOT, f"{OPERATOR}-torch", base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
+    yield images.build(ROOT, TORCH_OPERATOR, base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
     yield images.program_image("prometheus", PROMETHEUS)
 
 

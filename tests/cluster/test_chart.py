@@ -30,7 +30,6 @@ VALUES = {
     "resources": {"requests": {"cpu": "10m"}},  # the node's two cores are everybody's
 }
 RANGE = "60s"
-TORCH_TAG = f"{images.VERSION}-torch"
 
 QUICK = "import hpo; hpo.report(step=1, loss=(hpo.parameters().x - 0.3) ** 2)"
 
@@ -135,18 +134,17 @@ def shorter(cluster: Cluster, name: str, namespace: str, suffix: str) -> Object:
 
 @pytest.fixture(scope="module")
 def begun(cluster: Cluster, namespace: str, begin: Begin, started: float, volume: Path) -> dict[str, Object]:
-    """Examples, of which one is as it stands; nothing disturbs them. And one that the operator's image cannot serve."""
+    """Examples, of which one is as it stands; nothing disturbs them."""
     svm = example(cluster, "digits-svm", namespace, limits={"maxTrials": 6})
     studies = [svm, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
-    found = {each["metadata"]["name"]: begin(each) for each in studies}
-    refused = begin(study("on-torch", namespace, QUICK, algorithm={"botorch": {}}, limits={"maxTrials": 10}, parallelism=2))
-    return {**found, "on-torch": refused}
+    return {each["metadata"]["name"]: begin(each) for each in studies}
 
 
 @pytest.fixture(scope="module")
-def refused(operator: Installed, begun: dict[str, Object]) -> Object:
+def refused(operator: Installed, namespace: str, begin: Begin) -> Object:
     """What the image without torch has said of a Study that needs it."""
-    return wait_for_condition(operator.cluster, begun["on-torch"], "Accepted", "InvalidSettings", seconds=PATIENCE)
+    asked = study("on-torch", namespace, QUICK, algorithm={"botorch": {}}, limits={"maxTrials": 10}, parallelism=2)
+    return wait_for_condition(operator.cluster, begin(asked), "Accepted", "InvalidSettings", seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +154,7 @@ def disturbed(operator: Installed, namespace: str, begin: Begin, begun: dict[str
     """
     cluster = operator.cluster
     for each in begun.values():
-        if each["metadata"]["name"] != "on-torch":
-            end_of(cluster, each, PATIENCE)
+        end_of(cluster, each, PATIENCE)
     limits = {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "0"}}
     climbing = study(
         "climbing",
@@ -175,7 +172,7 @@ def disturbed(operator: Installed, namespace: str, begin: Begin, begun: dict[str
     before = operator.pod()["metadata"]["uid"]
     assert not any(has_ended(cluster.api.get(VERSION, "Study", each["metadata"]["name"], namespace)) for each in studies)
     operator.kill()
-    operator.upgrade(resyncSeconds=300, image={"tag": TORCH_TAG})
+    operator.upgrade(resyncSeconds=300, image={"tag": images.TORCH_VERSION})
     assert operator.pod()["metadata"]["uid"] != before
     return {each["metadata"]["name"]: end_of(cluster, each, PATIENCE) for each in studies}
 

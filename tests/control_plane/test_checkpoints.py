@@ -11,15 +11,11 @@ from tests.control_plane.building import condition, number, reason, wait_for_con
 from tests.control_plane.crowd import JOB, Crowd
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
-from tests.testbed.simulation import EXIT_CODE, MESSAGE, of_trial
+from tests.testbed.simulation import EXIT_CODE, MESSAGE, SAVED, SAVED_DIGEST, of_trial
 
 pytestmark = pytest.mark.control_plane
 
-DIGEST = "sha256:" + "0" * 64
-SAVED = (
-    '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},"checkpoint":{"step":{budget},"digest":"%s","path":"step-{budget}"}}'
-)
-SAVES = {MESSAGE: SAVED % DIGEST}
+SAVES = {MESSAGE: SAVED}
 # Of four Trials on the lowest rung two rise, and one of these again.
 HALVING: dict[str, Any] = {
     "schedule": {"halving": {"eta": 2, "iterations": 1}},
@@ -124,7 +120,7 @@ def test_a_promoted_trial_s_pod_sees_its_donor_s_folder_read_only_and_what_to_ex
     for trial in promoted:
         restore = trial["spec"]["restoreFrom"]
         donor = found[restore["number"]]
-        assert restore["digest"] == DIGEST
+        assert restore["digest"] == SAVED_DIGEST
         assert restore["path"] == donor["status"]["checkpoint"]["path"] == f"{uid}/{restore['trialName']}/step-{restore['step']}"
         job = crowd.job(wanted, number(trial))
         assert job is not None

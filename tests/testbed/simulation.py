@@ -43,6 +43,13 @@ REPORTER = f"{PREFIX}reporter"
 WAITING = f"{PREFIX}waiting"
 DELETION_DELAY = f"{PREFIX}deletion-delay"
 
+SAVED_DIGEST = "sha256:" + "0" * 64
+SAVED = (
+    '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},'
+    f'"checkpoint":{{"step":{{budget}},"digest":"{SAVED_DIGEST}","path":"step-{{budget}}"}}}}'
+)
+"""The message of a trial that has kept its weights."""
+
 SIMULATED = "kwok.x-k8s.io/node"
 """The annotation (value "fake") of the nodes that KWOK plays; a real node beside them is left alone."""
 
