@@ -53,6 +53,7 @@ _NOT_OFFERED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.E
 _VOLUME_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 
 _LOOK_SECONDS, _TOLD_AFTER_SECONDS = 0.05, 5.0
+_LARGE, _FLUSH_SECONDS = 8 * CHUNK, 0.02  # from this size on a file is flushed, each time after this pause, while it is worked on
 
 
 class _Turns:
@@ -270,12 +271,13 @@ def write_compared(content: Iterator[bytes], entry: Entry, path: str) -> None:
     size, sha256 = 0, hashlib.sha256()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        for chunk in content:
-            size += len(chunk)
-            if size > entry.size:
-                break  # no need to fill the disk with what is not wanted
-            sha256.update(chunk)
-            write_all(descriptor, chunk)
+        with _flushing(descriptor, entry.size):
+            for chunk in content:
+                size += len(chunk)
+                if size > entry.size:
+                    break  # no need to fill the disk with what is not wanted
+                sha256.update(chunk)
+                write_all(descriptor, chunk)
     finally:
         os.close(descriptor)
     check_content(entry, (size, sha256.hexdigest()))
@@ -303,9 +305,10 @@ def _entry(folder: str, path: str) -> Entry:
     _set_mode(place, _FILE_MODE)
     descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        while chunk := os.read(descriptor, CHUNK):
-            size += len(chunk)
-            sha256.update(chunk)
+        with _flushing(descriptor, os.fstat(descriptor).st_size):
+            while chunk := os.read(descriptor, CHUNK):
+                size += len(chunk)
+                sha256.update(chunk)
         _sync(descriptor)
     finally:
         os.close(descriptor)
@@ -320,6 +323,35 @@ def _flush(path: str, mode: int | None = None) -> None:
         _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _flushing(descriptor: int, size: int) -> Iterator[None]:
+    """Flushes a large file while it is written or read, so that little is left to wait for at the end: raises `OSError`.
+
+    The caller's own flush follows. A fault must be raised here, for the system tells of it only once.
+    """
+    if size < _LARGE:
+        yield
+        return
+    ended, faults = threading.Event(), list[OSError]()
+
+    def flush() -> None:
+        try:
+            while not ended.wait(_FLUSH_SECONDS):
+                _sync(descriptor)
+        except OSError as fault:
+            faults.append(fault)
+
+    flusher = threading.Thread(target=flush, name="hpo-checkpoint-flush", daemon=True)
+    flusher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        flusher.join()
+    for fault in faults:
+        raise fault
 
 
 def _sync(descriptor: int) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints in a Trial's own folder: complete or not there, the newest kept, told in the final message."""
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from hashlib import sha256
 import hpo
 import pytest
 from hpo import _checkpoints_store, _environment, _report, checkpoint
-from hpo._checkpoints_manifest import read_manifest, verify
+from hpo._checkpoints_manifest import Entry, read_manifest, verify
 from hpo._message import LONGEST_CHECKPOINTS, LONGEST_LINE, Restored, Saved, Summary, result_line
 
 
@@ -323,6 +324,25 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(full_disk, monke
     assert full.value.errno == 28
     assert names(full_disk / "own") == ["step-1"]
     assert checkpoint.save(2, text("small")).step == 2
+
+
+def test_a_fault_of_the_disk_while_a_large_file_is_copied_is_not_lost(tmp_path, monkeypatch):
+    failed, fsync = threading.Event(), os.fsync
+
+    def fails_once(descriptor):  # as Linux does: who flushes next is told that all is well
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def content():
+        yield data
+        assert failed.wait(60)
+
+    monkeypatch.setattr("os.fsync", fails_once)
+    data = bytes(_checkpoints_store._LARGE)
+    with pytest.raises(OSError, match="Input/output error"):
+        _checkpoints_store.write_compared(content(), Entry("model", len(data), sha256(data).hexdigest()), str(tmp_path / "model"))
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(own, tmp_path):
