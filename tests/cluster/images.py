@@ -26,7 +26,7 @@ SOURCES = {
         *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py")),
     ),
     "chart": (
-        *("images/operator/Dockerfile", "constraints.txt", "pyproject.toml", "sdk/pyproject.toml", ".dockerignore"),
+        *("images/operator/Dockerfile", "constraints*.txt", "pyproject.toml", "sdk/pyproject.toml", ".dockerignore"),
         *("algorithms/**/*.py", "operator/**/*.py", "sdk/hpo/*.py"),
     ),
 }
@@ -72,7 +72,7 @@ def _chart() -> Iterator[Path]:
     dockerfile = ROOT / "images" / "operator" / "Dockerfile"
     yield images.build(ROOT, OPERATOR, base=images.PYTHON, dockerfile=dockerfile)
     # The base's torch, and no other index.
-    arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": ""}
+    arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": "", "TORCH_CONSTRAINTS": ""}
     yield images.build(ROOT, TORCH_OPERATOR, base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
     yield images.program_image("prometheus", PROMETHEUS)
 
