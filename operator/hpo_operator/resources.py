@@ -503,7 +503,10 @@ class TrialStatus(Observed):
         (), max_length=16, description="Running: its pods run, or why not. Succeeded: how it ended, and why."
     )
     workload: WorkloadRef | None = Field(None, description="The object that runs it.")
-    attempts: Count = Field(0, description="How often it was given to the cluster to run; a return to its queue counts.")
+    pod: ObjectName | None = Field(None, description="The pod that reports; of several attempts the last one's.")
+    attempts: Count = Field(
+        0, description="How often it was started: once more after each pod that was lost, and after each return to its queue."
+    )
     evictions: Count = Field(
         0, description="How often its queue has taken its place away while it ran. Counted in attempts, but not against maxRetries."
     )

@@ -16,7 +16,7 @@ from hpo_operator import conditions as c
 from hpo_operator.actions import Action, LookForWorkload, Plan, StartWorkload, StopWorkload, View, WriteTrial
 from hpo_operator.ledger import is_terminal
 from hpo_operator.outcomes import Outcome, checkpoint_of, observation_of, outcome_of, restored_of
-from hpo_operator.resources import Condition, StopRecord, Trial, TrialStatus, WorkloadRef
+from hpo_operator.resources import Condition, StopRecord, Trial, TrialStatus
 from hpo_operator.workloads import ABSENT, Phase, Workload
 
 PENDING_SHOWN_AFTER = timedelta(seconds=30)  # a workload that starts sooner costs no write for having waited
@@ -138,8 +138,8 @@ def _cut_short(view: View, trial: Trial, workload: Workload, circumstances: Circ
         record = StopRecord(rule=stop.rule, step=stop.step)
         return WriteTrial(trial.spec.number, ended(view, trial, workload, outcome, record))
     seconds = view.study.spec.limits.trial_timeout_seconds
-    if seconds and workload.started:
-        end = workload.started + timedelta(seconds=seconds)
+    if seconds and (since := _running_since(trial, workload)):
+        end = since + timedelta(seconds=seconds)
         if view.now >= end:
             outcome = Outcome(c.TIMED_OUT, f"Ran longer than limits.trialTimeoutSeconds ({seconds}).")
             return WriteTrial(trial.spec.number, ended(view, trial, workload, outcome))
@@ -154,16 +154,23 @@ def _show(view: View, trial: Trial, workload: Workload, decided: Plan) -> Iterat
             yield WriteTrial(trial.spec.number, _requeued(view, trial, workload))
         return
     running = workload.phase is Phase.RUNNING
-    reason = c.PODS_ACTIVE if running else workload.reason if workload.reason in c.WAITS else c.CREATING
-    if c.reason(trial.status.conditions, c.RUNNING) == reason and not _is_new(trial, workload):
+    replaced = _is_replaced(trial, workload)
+    if replaced and (exhausted := _exhausted(view, trial, workload, _attempts(trial, workload) - 1)):
+        yield exhausted
         return
-    since = workload.started if running else workload.created
+    reason = c.PODS_ACTIVE if running else workload.reason if workload.reason in c.WAITS else c.CREATING
+    if c.reason(trial.status.conditions, c.RUNNING) == reason and not _is_new(trial, workload) and not replaced:
+        return
+    since = workload.created if not running or _is_ahead(view, workload) else workload.started
     after = RUNNING_SHOWN_AFTER if running else PENDING_SHOWN_AFTER
-    another = running and trial.status.attempts > 0  # one that follows a loss is written at once
+    another = running and (replaced or trial.status.attempts > 0)  # one that follows a loss is written at once
     if not another and not _is_due(view, (since or trial.metadata.creation_timestamp or view.now) + after, decided):
         return
     truth: c.Truth = "True" if running else "False"
-    found = c.put(trial.status.conditions, c.RUNNING, truth, reason, workload.message, view.now)
+    found = trial.status.conditions
+    if replaced:  # it ran no more, if only for a moment
+        found = c.put(found, c.RUNNING, "False", c.PREEMPTED, "", view.now)
+    found = c.put(found, c.RUNNING, truth, reason, workload.message, view.now)
     found = c.put(found, c.SUCCEEDED, "Unknown", "Running" if running else c.PENDING, "", view.now)
     yield WriteTrial(trial.spec.number, _recorded(view, trial, workload, found))
 
@@ -177,6 +184,20 @@ def _show_awaiting(view: View, trial: Trial, workload: Workload, decided: Plan) 
     found = c.put(trial.status.conditions, c.RUNNING, "False", c.FINISHED, "", view.now)
     found = c.put(found, c.SUCCEEDED, "Unknown", c.AWAITING_RESULT, "", view.now)
     yield WriteTrial(trial.spec.number, _recorded(view, trial, workload, found))
+
+
+def _running_since(trial: Trial, workload: Workload) -> datetime | None:
+    """Since when a workload runs: as its node says, but not later than this was written here, for a node's clock may be ahead."""
+    found = c.condition(trial.status.conditions, c.RUNNING)
+    other = _is_new(trial, workload) or _is_replaced(trial, workload)
+    if workload.started is None or found is None or found.reason != c.PODS_ACTIVE or other:
+        return workload.started
+    return min(workload.started, found.last_transition_time)
+
+
+def _is_ahead(view: View, workload: Workload) -> bool:
+    """Whether the clock of its node is ahead: it says that it has started in the future."""
+    return workload.started is not None and workload.started > view.now
 
 
 def _is_due(view: View, due: datetime, decided: Plan) -> bool:
@@ -205,22 +226,29 @@ def _absent(view: View, trial: Trial, workload: Workload, circumstances: Circums
 
 def _lost(view: View, trial: Trial, workload: Workload) -> Action:
     """Give up a workload that was lost, and count it; the last one that is allowed ends the Trial."""
-    attempts, allowed = _attempts(trial, workload.ref), view.study.spec.limits.max_retries
-    losses = attempts - trial.status.evictions
-    if losses > allowed:
-        message = f"Its workload was lost {losses} times (limits.maxRetries: {allowed}). {workload.message}".strip()
-        return WriteTrial(trial.spec.number, ended(view, trial, workload, Outcome(c.RETRIES_EXHAUSTED, message)))
+    attempts = _attempts(trial, workload)
+    if exhausted := _exhausted(view, trial, workload, attempts):
+        return exhausted
     awaited = c.reason(trial.status.conditions, c.SUCCEEDED) == c.AWAITING_RESULT
     reason = c.RESULT_LOST if awaited or workload.reason == c.RESULT_LOST else c.PREEMPTED
     message = workload.message or "Its workload was lost; it starts again."
     return WriteTrial(trial.spec.number, _given_up(view, trial, workload, reason, message, attempts))
 
 
+def _exhausted(view: View, trial: Trial, workload: Workload, lost: int) -> Action | None:
+    """The end of a Trial of whose attempts so many were lost, or evicted, where that is more than it may be started again."""
+    losses, allowed = lost - trial.status.evictions, view.study.spec.limits.max_retries
+    if losses <= allowed:
+        return None
+    message = f"Its workload was lost {losses} times (limits.maxRetries: {allowed}). {workload.message}".strip()
+    return WriteTrial(trial.spec.number, ended(view, trial, workload, Outcome(c.RETRIES_EXHAUSTED, message)))
+
+
 def _suspended(view: View, trial: Trial, workload: Workload) -> Iterator[Action]:
     why = c.reason(trial.status.conditions, c.RUNNING)
     if why != c.STUDY_SUSPENDED or _is_new(trial, workload):
         # The start that follows a loss is a retry even if a suspension comes between them.
-        attempts = _attempts(trial, workload.ref) + (why in c.LOSSES and not _is_new(trial, workload))
+        attempts = _attempts(trial, workload) + (why in c.LOSSES and not _is_new(trial, workload))
         message = "Starts again when the Study is resumed."
         yield WriteTrial(trial.spec.number, _given_up(view, trial, workload, c.STUDY_SUSPENDED, message, attempts))
     else:
@@ -249,7 +277,8 @@ def _requeued(view: View, trial: Trial, workload: Workload) -> TrialStatus:
     found = c.put(found, c.SUCCEEDED, "Unknown", c.PENDING, "", view.now)
     return _recorded(view, trial, workload, found).model_copy(
         update={
-            "attempts": _attempts(trial, workload.ref) + 1,
+            "attempts": _attempts(trial, workload) + 1,
+            "pod": None,
             "evictions": trial.status.evictions + 1,
             "gpu_seconds": _gpu_seconds(view, trial, workload),
         }
@@ -262,17 +291,18 @@ def _recorded(view: View, trial: Trial, workload: Workload, found: Conditions) -
         update={
             "conditions": found,
             "workload": workload.ref or status.workload,
-            "attempts": _attempts(trial, workload.ref),
+            "pod": next(iter(workload.pods), None if _is_new(trial, workload) else status.pod),
+            "attempts": _attempts(trial, workload),
             "start_time": status.start_time or workload.started,
         }
     )
 
 
-def _attempts(trial: Trial, ref: WorkloadRef | None) -> int:
-    """How many workloads a Trial has had, this one included. One that only follows a suspension is not another attempt."""
+def _attempts(trial: Trial, workload: Workload) -> int:
+    """How often a Trial was started, this time included. A workload that only follows a suspension is not another attempt."""
     status = trial.status
-    if ref is None or (status.workload is not None and status.workload.uid == ref.uid):
-        return max(status.attempts, 1 if status.workload is not None else 0)
+    if not _is_new(trial, workload):
+        return max(status.attempts, 1 if status.workload is not None else 0) + _is_replaced(trial, workload)
     resumed = c.reason(status.conditions, c.RUNNING) == c.STUDY_SUSPENDED
     return max(status.attempts + (0 if resumed else 1), 1)
 
@@ -291,6 +321,12 @@ def _is_evicted(trial: Trial, workload: Workload) -> bool:
     """Whether a Trial that stands there as running waits for its queue again."""
     ran = c.reason(trial.status.conditions, c.RUNNING) == c.PODS_ACTIVE
     return ran and workload.reason == c.QUOTA_PENDING and not _is_new(trial, workload)
+
+
+def _is_replaced(trial: Trial, workload: Workload) -> bool:
+    """Whether a workload runs on with another pod than the one that stands in the Trial, because that one was lost."""
+    known = trial.status.pod
+    return bool(known and workload.pods and known not in workload.pods and not _is_new(trial, workload))
 
 
 def _is_new(trial: Trial, workload: Workload) -> bool:

@@ -44,7 +44,8 @@ class Workload:
     `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go. An absent one
     that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what
     each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`. `weights` is
-    what an ended program has said of its checkpoints.
+    what an ended program has said of its checkpoints. `pods` are the names of its pods, the one that reports
+    first, without those that were lost.
     """
 
     phase: Phase
@@ -65,6 +66,7 @@ class Workload:
     deleting: bool = False
     holds: tuple[Hold, ...] = ()
     weights: Weights = NO_WEIGHTS
+    pods: tuple[str, ...] = ()
 
     @property
     def at_rest(self) -> bool:

@@ -260,7 +260,22 @@ def test_a_Trial_whose_node_is_lost_for_good_goes_on_on_another_and_has_not_fail
     play_the_kubelet(crowd, wanted, 0, says=report(0.25), which=there)
     ended = crowd.end_of(wanted)
     (trial,) = crowd.trials(wanted)
-    assert (reason(trial), metrics_of(trial), trial["status"]["attempts"]) == ("Completed", {"loss": "0.25"}, 1)
+    assert (reason(trial), metrics_of(trial), trial["status"]["attempts"]) == ("Completed", {"loss": "0.25"}, 2)
+    assert trial["status"]["pod"] == there["metadata"]["name"]
+    assert ended["status"]["trials"]["failed"] == 0
+
+
+def test_a_Trial_whose_pod_somebody_deletes_starts_again_and_has_not_failed(crowd: Crowd) -> None:
+    wanted = crowd.apply("deleted", trials=1, parallelism=1, template=job(FOR_EVER))
+    crowd.wait_for_running(wanted, 0)
+    (pod,) = crowd.pods(wanted)
+    crowd.api.delete("v1", "Pod", pod["metadata"]["name"], wanted["metadata"]["namespace"])
+    crowd.wait_for_trial(wanted, 0, "another attempt", lambda seen: seen.get("status", {}).get("attempts") == 2)
+    found = running(crowd, wanted, 0)
+    play_the_kubelet(crowd, wanted, 0, says=report(0.25), which=found)
+    ended = crowd.end_of(wanted)
+    (trial,) = crowd.trials(wanted)
+    assert (reason(trial), metrics_of(trial), trial["status"]["attempts"]) == ("Completed", {"loss": "0.25"}, 2)
     assert ended["status"]["trials"]["failed"] == 0
 
 

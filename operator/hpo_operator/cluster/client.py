@@ -79,15 +79,16 @@ class Client:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[Object]:
-        """All objects that a label selector names."""
-        async for page in self.pages(kind, namespace, selector):
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "", fields: str = "") -> AsyncIterator[Object]:
+        """All objects that a label selector names, and a field selector."""
+        async for page in self.pages(kind, namespace, selector, fields):
             for item in page["items"]:
                 yield item
 
-    async def pages(self, kind: Kind, namespace: str | None, selector: str = "") -> AsyncIterator[Object]:
+    async def pages(self, kind: Kind, namespace: str | None, selector: str = "", fields: str = "") -> AsyncIterator[Object]:
         """The same by pages, each a list as the API server gives it."""
-        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
+        selectors = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(PAGE), **{name: value for name, value in selectors.items() if value}}
         while True:
             page = await self._request("list", "GET", kind, kind.path(namespace), None, query)
             # Items of a list carry neither; whoever looks at an object should not need to know where it came from.

@@ -37,6 +37,7 @@ from hpo_operator.planner import (
 from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
+TOGETHER_SECONDS = 1.0  # for so long at most a Trial's workload waits for the Trials that are created together with it
 CREATION, STATUS, CLEANUP = "creation", "status", "cleanup"  # requests that are not about one Trial that there is
 
 
@@ -75,7 +76,7 @@ class Executor:
             match action:
                 case CreateTrial():
                     self._begin(state, CREATION, self._create_trials)
-                case StartWorkload(number) if number in state.ledger.trials:
+                case StartWorkload(number) if number in state.ledger.trials and not _is_being_created(state, number):
                     self._begin(state, number, self._start, number)
                 case WriteTrial(number, status):
                     self._begin(state, number, self._write_trial, number, status)
@@ -92,8 +93,8 @@ class Executor:
                 case WriteStudy(status) if status.completion_time is None or CREATION not in state.requests:
                     self._begin(state, STATUS, self._write_study, status)
                 case StartWorkload() | WriteStudy() | Ask():
-                    # Of a Trial that is about to be created; an end that does not know of one that is being created; the caller's,
-                    # who owns the worker processes.
+                    # Of a Trial that is being created, or about to be; an end that does not know of one that is being created; the
+                    # caller's, who owns the worker processes.
                     pass
 
     def _begin(self, state: StudyState, key: int | str, work: Callable[..., Coroutine[Any, Any, None]], *about: Any) -> None:
@@ -115,13 +116,22 @@ class Executor:
         self._queue.add(state.uid)
 
     async def _create_trials(self, state: StudyState) -> None:
-        """Create what is wanted, one after the other, for as long as nothing has come up that calls for another plan first."""
+        """Create what is wanted, one after the other, for as long as nothing has come up that calls for another plan first.
+
+        Their workloads follow together: controllers and scheduler at work on the first would slow down the creation of the rest.
+        Where that fails, the next plan starts those that there are.
+        """
         assert state.ledger is not None
+        created, since = list[int](), time.monotonic()
         while state.wanted and state.failure is None and not (state.edited or state.resync):
             trial = state.wanted.pop(0)
             if trial.spec.number == state.ledger.created:
                 await self._create_trial(state, trial)
-                self._begin(state, trial.spec.number, self._start, trial.spec.number)
+                created.append(trial.spec.number)
+            if not state.wanted or time.monotonic() > since + TOGETHER_SECONDS:
+                for number in created:
+                    self._begin(state, number, self._start, number)
+                created, since = [], time.monotonic()
 
     async def _create_trial(self, state: StudyState, trial: Trial) -> None:
         assert state.study is not None and state.ledger is not None
@@ -300,6 +310,11 @@ def _replacing(raw: Object, status: StudyStatus) -> Object:
     wanted = status.manifest()
     gone = {name: None for name in raw.get("status") or {} if name not in wanted}
     return {**wanted, **gone}
+
+
+def _is_being_created(state: StudyState, number: int) -> bool:
+    """Whether a Trial is one of those whose workloads follow when they all have been created."""
+    return CREATION in state.requests and number in state.own
 
 
 def _owned_by(found: Object, uid: str) -> bool:

@@ -85,6 +85,7 @@ def observe(
         deleting=bool(workload["metadata"].get("deletionTimestamp")),
         exit_code=seen.exit_code if seen else None,
         weights=seen.weights if seen else NO_WEIGHTS,
+        pods=_names(seen, counting, own),
     )
     if end is None:
         return _unfinished(kind, workload, base, counting)
@@ -136,6 +137,8 @@ class _Pod:
         self.reason = str(status.get("reason") or "")
         self._status = status
         statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
+        self._late = self._behind(min(filter(None, began), default=None))
         states: dict[str, Object] = {each["name"]: each.get("state") or {} for each in statuses}
         self.waiting: list[Object] = [state["waiting"] for state in states.values() if state.get("waiting")]
         self._terminated = {each["name"]: runs[0] for each in statuses if (runs := _runs(each)) and "exitCode" in runs[0]}
@@ -151,14 +154,17 @@ class _Pod:
         self.reports_all = self.report is not None and (
             self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
         )
-        self.started = _time((states.get(name, {}).get("running") or self._last).get("startedAt"))
-        self.finished = _time(self._last.get("finishedAt"))
-        self.disrupted = self.phase != "Succeeded" and (self._holds("DisruptionTarget") or self._was_turned_away())
+        self.started = self._by_node((states.get(name, {}).get("running") or self._last).get("startedAt"))
+        self.finished = self._by_node(self._last.get("finishedAt"))
         self.gpus = gpus_of(pod)
-        began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
-        self.began = min(filter(None, began), default=None)
+        self.began = min((each + self._late for each in began if each), default=None)
         self.vanished = _time(metadata.get("deletionTimestamp"))
-        self._grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+        grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+        self._asked_to_go = self.vanished - grace if self.vanished else None  # Kubernetes notes the end of the grace that was given
+        struck = self._holds("DisruptionTarget") or self._was_turned_away()
+        deleted = self._asked_to_go is not None and self._asked_to_go <= (self._failed_at() or self._asked_to_go)
+        self.deleted = self.phase != "Succeeded" and deleted and not struck  # by somebody, or because another pod has failed
+        self.disrupted = self.phase != "Succeeded" and (struck or deleted)
 
     @property
     def place(self) -> object:
@@ -175,21 +181,20 @@ class _Pod:
 
         Its age would not tell: a Job's controller makes pods first, and says afterwards that the Job goes on.
         """
-        if resumed is None or self.vanished is None:
-            return False
-        return self.vanished - self._grace <= resumed  # Kubernetes notes the end of the grace that was given
+        return resumed is not None and self._asked_to_go is not None and self._asked_to_go <= resumed
 
     def trouble(self) -> datetime | None:
         """When it was struck, or failed by itself."""
+        if self.deleted:
+            return self._asked_to_go
         struck = self.conditions.get("DisruptionTarget", {}) if self.disrupted else {}
-        times = [_time(each.get("finishedAt")) for each in self._terminated.values() if each.get("exitCode")]
-        return _time(struck.get("lastTransitionTime")) or min(filter(None, times), default=None)
+        return _time(struck.get("lastTransitionTime")) or self._failed_at()
 
     def until(self) -> datetime | None:
         """When it has let its GPUs go; where its node could not say so, when that was found out."""
         if not self.ended:
             return None
-        ends = [_time(each.get("finishedAt")) for each in self._terminated.values()]
+        ends = [self._by_node(each.get("finishedAt")) for each in self._terminated.values()]
         changes = [_time(each.get("lastTransitionTime")) for each in self.conditions.values()]
         return max(filter(None, ends), default=None) or self.vanished or max(filter(None, changes), default=None) or self.began
 
@@ -198,6 +203,8 @@ class _Pod:
         if self._holds("DisruptionTarget"):
             found = self.conditions["DisruptionTarget"]
             return f"{found.get('reason', 'Disrupted')}: {found.get('message', '')}".removesuffix(": ")
+        if self.deleted:
+            return f"Its pod {self.name} was deleted."
         culprits = {name: each for name, each in self._terminated.items() if each.get("exitCode")}
         name, ended = next(((n, e) for n, e in culprits.items() if e is self._last), next(iter(culprits.items()), ("", {})))
         who = "The program" if name == self._program else f"Container {name}"
@@ -220,6 +227,22 @@ class _Pod:
         waiting = min(self.waiting, key=lambda each: (each.get("reason") not in IMAGE_REASONS, not each.get("message")))
         reason = c.IMAGE_PULL if waiting.get("reason") in IMAGE_REASONS else c.CREATING
         return reason, ": ".join(filter(None, (waiting.get("reason"), waiting.get("message"))))
+
+    def _behind(self, began: datetime | None) -> timedelta:
+        """How much its node's clock is late at least, by which its first container started before there was a pod."""
+        if began is None or self.created is None:
+            return timedelta()
+        return max(self.created - began, timedelta())
+
+    def _by_node(self, text: str | None) -> datetime | None:
+        """A time that its node has told."""
+        found = _time(text)
+        return found + self._late if found else None
+
+    def _failed_at(self) -> datetime | None:
+        """When the first of its containers failed, if one has."""
+        times = [self._by_node(each.get("finishedAt")) for each in self._terminated.values() if each.get("exitCode")]
+        return min(filter(None, times), default=None)
 
     def _holds(self, condition: str) -> bool:
         return bool(self.conditions.get(condition, {}).get("status") == "True")
@@ -308,7 +331,7 @@ def _succeeded(base: Workload, counting: Sequence[_Pod], seen: _Pod | None, pods
 
 
 def _failed(base: Workload, end: End, counting: Sequence[_Pod], pods_listed: bool) -> Workload:
-    troubled = sorted((pod for pod in counting if pod.trouble()), key=lambda pod: str(pod.trouble()))
+    troubled = sorted((pod for pod in counting if pod.trouble()), key=lambda pod: (pod.deleted, str(pod.trouble())))
     first = next(iter(troubled), next((pod for pod in counting if pod.phase == "Failed"), None))
     message = (first.message() if first else "") or end.message
     found = replace(base, phase=Phase.FAILED, reason=c.PROGRAM_FAILED, message=message)
@@ -325,6 +348,14 @@ def _failed(base: Workload, end: End, counting: Sequence[_Pod], pods_listed: boo
 
 def _holds(pods: Iterable[_Pod]) -> tuple[Hold, ...]:
     return tuple(Hold(pod.gpus, pod.began, pod.until()) for pod in pods if pod.gpus and pod.began)
+
+
+def _names(first: _Pod | None, counting: Sequence[_Pod], own: Iterable[_Pod]) -> tuple[str, ...]:
+    """The pods that there are and those that failed by themselves: what is missing was lost. None while one is to be replaced."""
+    if not counting:
+        return ()
+    kept = [pod for pod in own if pod in counting or not (pod.disrupted or pod.leaving)]
+    return tuple(pod.name for pod in sorted(kept, key=lambda each: each is not first))
 
 
 def _latest(pods: Iterable[_Pod]) -> datetime | None:

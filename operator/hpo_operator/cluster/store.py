@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,6 +37,8 @@ from hpo_operator.workloads import Phase, Workload
 Object = dict[str, Any]
 
 STUDY_WRITE_SECONDS = 1.0
+NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
+NUMBERS_AT_ONCE = 200  # of Trials whose pods are asked for by one request, which has a limited length
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 
 
@@ -395,7 +397,8 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         workloads = [each async for each in client.list(kind, state.namespace, selector)]
         if kind != JOBS and ledger.spec.checkpoints is not None:
             workloads += [each async for each in client.list(JOBS, state.namespace, f"{selector},{CLEANUP_LABEL}")]
-        pods = [each async for each in client.list(PODS, state.namespace, selector)]
+        running = [number for number, trial in trials.items() if not _has_result(trial)]
+        pods = [each async for each in _pods_that_matter(client, state.namespace, selector, running)]
     finally:
         missed, state.missed = state.missed, None
     state.ledger = ledger
@@ -416,6 +419,24 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         ledger.remove(number)  # deleted by hand, and its workload is still to follow
     for what, event, raw in missed:
         getattr(store, what)(event, raw)
+
+
+async def _pods_that_matter(client: Client, namespace: str, selector: str, running: Sequence[int]) -> AsyncIterator[Object]:
+    """A Study's pods that have not ended, whatever they are of, and all those of the Trials that have no result yet.
+
+    What ended pods of other Trials have said stands in results that never change, and there may be thousands of them.
+    """
+    async for pod in client.list(PODS, namespace, selector, NOT_ENDED):
+        yield pod
+    for start in range(0, len(running), NUMBERS_AT_ONCE):
+        numbers = ",".join(map(str, running[start : start + NUMBERS_AT_ONCE]))
+        async for pod in client.list(PODS, namespace, f"{selector},{NUMBER_LABEL} in ({numbers})"):
+            yield pod
+
+
+def _has_result(trial: Object) -> bool:
+    conditions = (trial.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == c.SUCCEEDED and each["status"] != "Unknown" for each in conditions)
 
 
 def read_study_object(raw: Object) -> Study:

@@ -178,6 +178,9 @@ class TrialBuilder:
         """As it stands once its queue has taken its place away."""
         return self._having(attempts=1 + times, evictions=times).waiting(c.QUOTA_PENDING)
 
+    def in_pod(self, name: str) -> Self:
+        return self._having(pod=name)
+
     def gpu_seconds(self, seconds: int) -> Self:
         return self._having(gpu_seconds=seconds)
 
@@ -278,6 +281,9 @@ class WorkloadBuilder:
 
     def running(self, since: datetime = START, gpus: int = 0) -> Self:
         return self._with(phase=Phase.RUNNING, started=since, gpus=gpus)
+
+    def in_pods(self, *names: str) -> Self:
+        return self._with(pods=names)
 
     def curve(self, *points: tuple[int, float]) -> Self:
         return self._with(curve=points)

@@ -290,9 +290,24 @@ def test_an_awaited_result_that_comes_counts_and_one_that_does_not_is_missing() 
 
 def test_the_time_at_which_a_timeout_will_pass_is_planned_for() -> None:
     study = limits(trial_timeout_seconds=500).parallelism(1)
-    decision = Decision(study, [a_trial(0).running()], {0: a_workload().running(at(100))}, now=at(200))
+    decision = Decision(study, [a_trial(0).running()], {0: a_workload().running(at(0))}, now=at(200))
     assert not decision.written
-    assert decision.plan.again_at == at(600)
+    assert decision.plan.again_at == at(500)
+
+
+# Clocks apart
+
+
+def test_a_timeout_begins_when_a_trial_was_seen_to_run_where_its_node_s_clock_is_ahead() -> None:
+    study, ahead = limits(trial_timeout_seconds=600).parallelism(1), a_workload().running(at(3600))
+    decision = Decision(study, [a_trial(0).running()], {0: ahead}, now=at(5))
+    assert (decision.written, decision.plan.again_at) == ({}, at(600))
+    assert Decision(study, [a_trial(0).running()], {0: ahead}, now=at(600)).of(c.SUCCEEDED, 0) == ("False", c.TIMED_OUT)
+
+
+def test_that_a_trial_runs_is_written_where_its_node_s_clock_is_ahead() -> None:
+    decision = Decision(a_study().parallelism(1), [a_trial(0)], {0: a_workload().running(at(3600))}, now=at(5))
+    assert decision.of(c.RUNNING, 0) == ("True", c.PODS_ACTIVE)
 
 
 # What is not known
@@ -405,6 +420,49 @@ def test_the_gpu_seconds_of_a_suspended_workload_count_up_to_the_suspension() ->
         a_study().suspended(), [a_trial(0).running().gpu_seconds(10)], {0: a_workload().running(at(0), gpus=2)}, now=at(30)
     )
     assert decision.written[0].gpu_seconds == 70
+
+
+# Pods that a workload replaces by itself
+
+
+def test_a_pod_that_replaces_a_lost_one_is_another_attempt_which_is_written_at_once() -> None:
+    trial = a_trial(0).running().in_pod("first")
+    decision = Decision(
+        limits(trial_timeout_seconds=600), [trial], {0: a_workload().running(at(700)).in_pods("second")}, now=at(701)
+    )
+    assert (decision.of(c.RUNNING, 0), decision.written[0].attempts) == (("True", c.PODS_ACTIVE), 2)
+    written = decision.written[0]
+    assert (written.pod, c.condition(written.conditions, c.RUNNING).last_transition_time) == ("second", at(701))
+
+
+@pytest.mark.parametrize("pods", [(), ("first",), ("second", "first")], ids=["to be replaced", "the same", "another beside it"])
+def test_a_pod_that_was_not_replaced_is_no_other_attempt(pods: tuple[str, ...]) -> None:
+    trial = a_trial(0).running().in_pod("first")
+    assert Decision(a_study(), [trial], {0: a_workload().running().in_pods(*pods)}, now=LATER).written == {}
+
+
+def test_the_pod_of_another_workload_and_the_one_that_a_queue_lets_in_again_are_counted_once() -> None:
+    evicted = Decision(a_study(), [a_trial(0).running().in_pod("first")], {0: a_workload().queued()}, now=LATER).written[0]
+    assert (evicted.attempts, evicted.pod) == (2, None)
+    admitted = Decision(a_study(), [a_trial(0).evicted()], {0: a_workload().running().in_pods("second")}, now=LATER)
+    assert (admitted.written[0].attempts, admitted.written[0].pod) == (2, "second")
+    lost = a_trial(0).given_up(c.PREEMPTED).in_pod("first")
+    started = Decision(a_study(), [lost], {0: a_workload("w1").running().in_pods("second")}, now=LATER)
+    assert (started.written[0].attempts, started.written[0].pod) == (2, "second")
+
+
+def test_a_workload_that_replaces_lost_pods_for_ever_is_bounded_by_the_retries() -> None:
+    trial, again = a_trial(0).running().in_pod("second").attempts(2), {0: a_workload().running().in_pods("third")}
+    assert Decision(limits(max_retries=2), [trial], again, now=LATER).written[0].attempts == 3
+    over = Decision(limits(max_retries=1), [trial], again, now=LATER)
+    assert over.of(c.SUCCEEDED, 0) == ("False", c.RETRIES_EXHAUSTED)
+    assert "lost 2 times (limits.maxRetries: 1)" in over.message(c.SUCCEEDED, 0)
+
+
+def test_a_pod_that_replaces_a_lost_one_and_soon_ends_is_counted_with_the_result() -> None:
+    trial = a_trial(0).running().in_pod("first")
+    ended = Decision(a_study(), [trial], {0: a_workload().succeeded(loss=0.5).in_pods("second")}, now=LATER).written[0]
+    assert (ended.attempts, ended.pod) == (2, "second")
 
 
 # Evictions

@@ -216,6 +216,8 @@ def test_the_time_of_a_lost_pod_is_counted_all_the_same() -> None:
 
 DISRUPTED = {
     "its pod was preempted": (a_pod().failed(143).disrupted(), "PreemptionByScheduler: preempted"),
+    "its pod was deleted": (a_pod("first").failed(143).deleting(), "Its pod first was deleted."),
+    "its pod was deleted without mercy": (a_pod("first").running().deleting().gone(), "Its pod first was deleted."),
     "its node refused the pod": (
         a_pod().turned_away("UnexpectedAdmissionError", "no healthy devices"),
         "UnexpectedAdmissionError: no healthy devices",
@@ -227,6 +229,36 @@ DISRUPTED = {
 def test_a_Job_that_failed_by_no_fault_of_its_program_is_disrupted(pod: PodBuilder, message: str) -> None:
     found = seen(a_job().failed(), pod)
     assert (found.phase, found.disrupted, found.message) == (Phase.FAILED, True, message)
+
+
+def test_a_program_that_failed_by_itself_is_not_excused_by_its_pod_s_deletion_afterwards() -> None:
+    found = seen(a_job().failed(), a_pod().failed(1, until=at(40)).deleting(at(50)))
+    assert (found.disrupted, found.reason) == (False, c.PROGRAM_FAILED)
+
+
+def test_the_deletion_of_the_others_does_not_excuse_a_pod_that_has_failed_by_itself() -> None:
+    """A Job deletes what still runs once one pod has failed for good; clocks may say that this came first."""
+    badly = a_pod("badly").index(0).failed(1, until=at(55))
+    peer = a_pod("peer").index(1).failed(143, until=at(60)).deleting(at(50))
+    found = seen(a_job().indexed(2).failed(), peer, badly)
+    assert (found.disrupted, found.reason, found.exit_code) == (False, c.PROGRAM_FAILED, 1)
+
+
+def test_the_pods_of_a_workload_are_those_that_were_not_lost_the_reporting_one_first() -> None:
+    lost, failed = a_pod("lost").failed(143).disrupted(), a_pod("failed").failed(1)
+    going = a_pod("going").running().deleting()
+    assert seen(a_job(), lost).pods == ()
+    assert seen(a_job(), going).pods == ()
+    assert seen(a_job(), lost, going, failed, a_pod("new").created(at(60)).running(at(70))).pods == ("new", "failed")
+    assert seen(a_job().complete(), a_pod("only").succeeded(said(loss=0.5)).deleting()).pods == ("only",)
+
+
+def test_a_node_whose_clock_is_late_is_corrected_by_the_time_at_which_its_pod_was_made() -> None:
+    late = a_pod().gpus(2).created(at(3600)).succeeded(said(loss=0.5), since=at(10), until=at(55))
+    found = seen(a_job().complete(at(3700)), late)
+    assert (found.started, found.finished, found.gpu_seconds(at(3700))) == (at(3600), at(3645), 2 * 45)
+    running = seen(a_job(), a_pod().gpus(2).created(at(3600)).running(at(10)))
+    assert (running.started, running.gpu_seconds(at(3650))) == (at(3600), 2 * 50)
 
 
 def test_a_program_that_ended_well_although_its_pod_was_to_go_has_succeeded() -> None:
