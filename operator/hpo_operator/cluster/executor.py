@@ -37,7 +37,7 @@ from hpo_operator.planner import (
 from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
-TOGETHER_SECONDS = 1.0  # for so long at most a Trial's workload waits for the Trials that are created together with it
+TOGETHER_SECONDS = 2.0  # for so long at most a Trial's workload waits for the Trials that are created together with it
 CREATION, STATUS, CLEANUP = "creation", "status", "cleanup"  # requests that are not about one Trial that there is
 
 
