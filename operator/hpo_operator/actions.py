@@ -62,6 +62,18 @@ class Cleanup:
 
 
 @dataclass(frozen=True, slots=True)
+class MaxPending:
+    """How many pods may wait to run, as the installer says; so many do of other Studies, and so many has each workload of this one.
+
+    A workload with more pods than that counts as so many: it may wait when nothing else does.
+    """
+
+    limit: int
+    elsewhere: int = 0
+    pods: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """All that a decision rests on.
 
@@ -69,8 +81,8 @@ class View:
     `stopping` says that the schedule stops Trials early and wants to be asked when curves have grown. `metrics` is what stands to
     be said of the source of metrics: status, reason and message of `MetricsAvailable`; None where there is no such source.
     Before `status_due` the Study's status is written only for its end; None when it may be at any time.
-    `cleanup` is the removal of checkpoints that is at work, or has ended and not been put away. `max_pending` is how many of a
-    Study's workloads may wait for their pods to run; None where the installer sets no bound.
+    `cleanup` is the removal of checkpoints that is at work, or has ended and not been put away. `max_pending` is None where the
+    installer sets no bound to pods that wait.
     """
 
     study: Study
@@ -83,7 +95,7 @@ class View:
     metrics: tuple[Truth, str, str] | None = None
     status_due: datetime | None = None
     cleanup: Cleanup | None = None
-    max_pending: int | None = None
+    max_pending: MaxPending | None = None
 
 
 # Actions

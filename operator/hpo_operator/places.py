@@ -6,7 +6,7 @@ k < created - taken + parallelism.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from hpo_algorithms import Origin, Proposal, Slot
@@ -185,15 +185,17 @@ def _waits(trial: Trial, workload: Workload | None) -> bool:
 
 
 def _bounded(view: View, room: int) -> int:
-    """How many workloads may be created now, so that no more wait for their pods to run than the installer allows.
-
-    One that its queue holds back has no pods, and does not count.
-    """
+    """How many workloads may be created now, so that no more pods wait to run than the installer allows."""
     if view.max_pending is None:
         return room
-    seen = (view.workloads.get(number) for number in view.ledger.active)
-    waiting = sum(1 for each in seen if each is not None and each.phase is Phase.PENDING and each.reason != c.QUOTA_PENDING)
-    return min(room, max(view.max_pending - waiting, 0))
+    limit, pods = view.max_pending.limit, min(view.max_pending.pods, view.max_pending.limit)
+    waiting = view.max_pending.elsewhere + pods * count_waiting(map(view.workloads.get, view.ledger.active))
+    return min(room, max(limit - waiting, 0) // pods)
+
+
+def count_waiting(workloads: Iterable[Workload | None]) -> int:
+    """How many workloads wait for their pods to run. One that its queue holds back has no pods, and does not count."""
+    return sum(1 for each in workloads if each and each.phase is Phase.PENDING and each.reason != c.QUOTA_PENDING)
 
 
 def _leaving(view: View) -> list[int]:

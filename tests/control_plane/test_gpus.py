@@ -77,13 +77,14 @@ def most_pending(chronicle: Chronicle) -> int:
     return most
 
 
-def test_no_more_pods_wait_for_GPUs_than_the_installer_allows_and_all_run_in_the_end(crowd: Crowd) -> None:
+def test_no_more_pods_of_all_Studies_wait_for_GPUs_than_the_installer_allows_and_all_run_in_the_end(crowd: Crowd) -> None:
     namespace = crowd.namespace()
     with Chronicle(crowd.plane, namespace) as chronicle:
-        wanted = crowd.apply("many", namespace, trials=6, parallelism=6, template=template({GPU: 4}, "1s"))
-        ended = crowd.end_of(wanted)
+        many = {"trials": 4, "parallelism": 4, "template": template({GPU: 4}, "1s")}
+        wanted = [crowd.apply(name, namespace, **many) for name in ("many", "others")]
+        ended = [crowd.end_of(each) for each in wanted]
         chronicle.catch_up()
-    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 6)
+    assert [(reason(each), each["status"]["trials"]["completed"]) for each in ended] == [("MaxTrialsReached", 4)] * 2
     assert most_pending(chronicle) <= MAX_PENDING
     assert chronicle.most_running() >= MAX_PENDING, "those that run do not count"
 

@@ -29,6 +29,7 @@ from hpo_operator.cluster.rendering import (
     can_mount,
     credentials_of,
     has_pods,
+    pods_of,
     program_of,
     workload_manifest,
 )
@@ -36,7 +37,7 @@ from hpo_operator.cluster.results import Gatherer
 from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, read_trial, version_of
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger, earlier_trials, nothing_to_learn
-from hpo_operator.planner import Action, Ask, Refusal, plan, rejected, trial_of
+from hpo_operator.planner import Action, Ask, MaxPending, Refusal, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
 from hpo_operator.validation import problem_of, read_study
 from hpo_operator.workloads import Phase
@@ -44,6 +45,7 @@ from hpo_operator.workloads import Phase
 log = logging.getLogger("hpo_operator")
 
 WORKERS = 8  # Studies looked at at once; each is bounded in itself
+PENDING_SECONDS = 2.0  # until a Study looks again whether others' pods still wait, where there is a bound for all together
 CONSULTANT_IDLE_SECONDS = 120.0  # a worker process holds some 70 MB; one that is not asked for this long is ended
 ALGORITHM_RETRY_SECONDS = 5.0
 FIRST_REFUSAL_SECONDS, LAST_REFUSAL_SECONDS = 0.5, 60.0  # between creations that are refused
@@ -129,11 +131,20 @@ class Controller:
             self.queue.add(state.uid)
             return  # what is decided now rests on what the Study asks now
         now = datetime.now(UTC)
-        decided = plan(state.view(now, self._max_pending))
+        pending = self._pending(state)
+        decided = plan(state.view(now, pending))
         self._executor.execute(state, decided.actions)
         self._consult(state, decided.actions)
         if decided.again_at is not None:
             self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
+        if pending is not None and pending.elsewhere and state.ledger is not None and state.ledger.active:
+            self.queue.add_after(state.uid, PENDING_SECONDS)  # nothing else tells when they wait no more
+
+    def _pending(self, state: StudyState) -> MaxPending | None:
+        if self._max_pending is None:
+            return None
+        elsewhere = sum(each.pods_waiting() for each in self.store.studies.values() if each is not state)
+        return MaxPending(self._max_pending, elsewhere, state.pods_each)
 
     # Before the first plan
 
@@ -154,7 +165,7 @@ class Controller:
             except KindNotAllowed as error:
                 await self._reject(state, c.KIND_NOT_ALLOWED, str(error))
                 return False
-            state.study = study
+            state.study, state.pods_each = study, max(pods_of(study.spec.template.manifest()), 1)
             if state.ledger is not None:
                 state.ledger.spec = state.study.spec
         if state.study is None:

@@ -16,6 +16,7 @@ withheld in a JobSet too, but in no other kind: the pods of Ray, MPI and Argo ta
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,6 +159,18 @@ def pod_templates(value: Any) -> Iterator[Object]:
         else:
             for each in value.values():
                 yield from pod_templates(each)
+
+
+def pods_of(value: Any) -> int:
+    """How many pods a workload has at a time, by what its manifest says of replicas and parallelism around its pod templates."""
+    if isinstance(value, list):
+        return sum(map(pods_of, value))
+    if not isinstance(value, dict):
+        return 0
+    if _is_mapping(spec := value.get("spec")) and _containers(spec):
+        return 1
+    times: list[int] = [value[each] for each in ("replicas", "parallelism") if isinstance(value.get(each), int)]
+    return math.prod(times) * sum(map(pods_of, value.values()))
 
 
 def volume_of(study: Study) -> Object | None:

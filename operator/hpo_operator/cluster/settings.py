@@ -35,7 +35,7 @@ class Settings(Resource):
         None, min_length=1, max_length=512, description="An image with the SDK, to copy checkpoints; the Trials' own when left out."
     )
     max_pending: int | None = Field(
-        None, ge=1, description="How many of a Study's workloads may wait for their pods to run; as many as it likes when left out."
+        None, ge=1, description="How many pods of all Studies together may wait to run; as many as they like when left out."
     )
     gpu_device_classes: tuple[str, ...] = Field(
         GPU_CLASSES, max_length=32, description="Device classes whose devices are GPUs, where a pod gets them by resource claims."

@@ -28,7 +28,8 @@ from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import metrics_wanted
-from hpo_operator.planner import Cleanup, Consultation, Refusal, View
+from hpo_operator.places import count_waiting
+from hpo_operator.planner import Cleanup, Consultation, MaxPending, Refusal, View
 from hpo_operator.reports import Report
 from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
 from hpo_operator.study_lifecycle import is_over
@@ -62,9 +63,9 @@ class StudyState:
     with what is remembered of them, and `deleted` the uids of those that this process has deleted last; `rejected` those that
     the API server refused to create, with its words. `own` are Trials that this process has made and not started yet. `seen` is
     what the workloads come to, made again when one or a pod of it has changed; `pods_listed` are those whose pods were asked
-    for. `claims` are the GPUs that a pod gets by each ResourceClaimTemplate that it names. `timer` ends the wait for the worker
-    process: for its answer, or else for another question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that
-    the API server has refused.
+    for. `pods_each` is how many pods one of its workloads has, as far as the template says. `claims` are the GPUs that a pod gets
+    by each ResourceClaimTemplate that it names. `timer` ends the wait for the worker process: for its answer, or else for another
+    question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that the API server has refused.
 
     `earlier` is what the Studies that it names have found, None until they were looked for.
 
@@ -78,6 +79,7 @@ class StudyState:
     raw: Object
     study: Study | None = None
     kind: WorkloadKind = JOB
+    pods_each: int = 1
     invalid: str = ""
     edited: bool = True
     ledger: Ledger | None = None
@@ -113,7 +115,7 @@ class StudyState:
     failure: Exception | None = None
     failed_at: float = 0.0
 
-    def view(self, now: datetime, max_pending: int | None = None) -> View:
+    def view(self, now: datetime, max_pending: MaxPending | None = None) -> View:
         """What the planner gets to see."""
         assert self.study is not None and self.ledger is not None
         seen: dict[int, Workload] = {}
@@ -139,6 +141,14 @@ class StudyState:
             cleanup=cleanup,
             max_pending=max_pending,
         )
+
+    def pods_waiting(self) -> int:
+        """How many of its pods wait to run, those of workloads that are being created included."""
+        if self.study is None or self.ledger is None:
+            return 0
+        waiting = count_waiting(self.workload(number) for number in self.ledger.active if number in self.workloads)
+        starting = sum(1 for number in self.requests if number in self.ledger.active and number not in self.workloads)
+        return (waiting + starting) * self.pods_each
 
     @property
     def is_history(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from hpo_operator import conditions as c
 from hpo_operator.ledger import Ledger
 from hpo_operator.outcomes import format_number
-from hpo_operator.planner import Cleanup, Consultation, Plan, Refusal, View, WriteStudy, WriteTrial, plan
+from hpo_operator.planner import Cleanup, Consultation, MaxPending, Plan, Refusal, View, WriteStudy, WriteTrial, plan
 from hpo_operator.reports import Aggregates, Report, Saved, Weights
 from hpo_operator.resources import (
     CheckpointRecord,
@@ -371,7 +371,7 @@ class Decision:
         deleted: Iterable[int] = (),
         metrics: tuple[c.Truth, str, str] | None = None,
         cleanup: Cleanup | None = None,
-        max_pending: int | None = None,
+        max_pending: MaxPending | None = None,
     ) -> None:
         self.study = study.build()
         self.ledger = a_ledger(self.study, *(each.build() for each in trials))

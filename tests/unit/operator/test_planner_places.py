@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hpo_algorithms import Origin, Proposal, Slot
 from hpo_operator import conditions as c
-from hpo_operator.planner import Ask, Consultation, CreateTrial, Refusal, StartWorkload, StopWorkload, plan
+from hpo_operator.planner import Ask, Consultation, CreateTrial, MaxPending, Refusal, StartWorkload, StopWorkload, plan
 from hpo_operator.workloads import ABSENT, Workload
 
 from tests.unit.operator.builders import Decision, StudyBuilder, TrialBuilder, WorkloadBuilder, a_study, a_trial, a_workload, at
@@ -45,20 +45,33 @@ WAITING = a_workload().pending(c.UNSCHEDULABLE)
 def test_no_more_is_created_while_as_many_wait_for_their_pods_as_the_installer_allows() -> None:
     study, trials = a_study().parallelism(9), [a_trial(0), a_trial(1), a_trial(2)]
     seen = {0: RUNNING, 1: WAITING, 2: WAITING}
-    assert decide(study, *trials, seen=seen, max_pending=2).actions == []
-    assert decide(study, *trials, seen=seen, max_pending=4).actions == [Ask(3, 2)]
+    assert decide(study, *trials, seen=seen, max_pending=MaxPending(2)).actions == []
+    assert decide(study, *trials, seen=seen, max_pending=MaxPending(4)).actions == [Ask(3, 2)]
     assert decide(study, *trials, seen=seen).actions == [Ask(3, 6)]
+
+
+def test_pods_that_wait_of_other_studies_count_too_and_all_pods_of_a_workload() -> None:
+    study, trials, seen = a_study().parallelism(9), [a_trial(0), a_trial(1)], {0: RUNNING, 1: WAITING}
+    assert decide(study, *trials, seen=seen, max_pending=MaxPending(8, elsewhere=3)).actions == [Ask(2, 4)]
+    assert decide(study, *trials, seen=seen, max_pending=MaxPending(8, elsewhere=7)).actions == []
+    assert decide(study, *trials, seen=seen, max_pending=MaxPending(8, pods=3)).actions == [Ask(2, 1)]
+
+
+def test_a_workload_with_more_pods_than_may_wait_is_created_when_nothing_else_waits() -> None:
+    study = a_study().parallelism(9)
+    assert decide(study, a_trial(0), seen={0: RUNNING}, max_pending=MaxPending(8, pods=16)).actions == [Ask(1, 1)]
+    assert decide(study, a_trial(0), seen={0: RUNNING}, max_pending=MaxPending(8, elsewhere=1, pods=16)).actions == []
 
 
 def test_what_waits_in_a_queue_has_no_pods_and_keeps_nothing_from_being_created() -> None:
     queued = {0: a_workload().queued(), 1: a_workload().queued()}
-    assert decide(a_study().parallelism(3), a_trial(0), a_trial(1), seen=queued, max_pending=1).actions == [Ask(2, 1)]
+    assert decide(a_study().parallelism(3), a_trial(0), a_trial(1), seen=queued, max_pending=MaxPending(1)).actions == [Ask(2, 1)]
 
 
 def test_trials_that_wait_to_be_started_start_first_and_one_after_the_other() -> None:
     study, trials = a_study().parallelism(9), [a_trial(0), a_trial(1), a_trial(2)]
-    assert decide(study, *trials, max_pending=2).actions == [StartWorkload(0), StartWorkload(1)]
-    assert decide(study, *trials, seen={0: RUNNING, 1: WAITING}, max_pending=2).actions == [StartWorkload(2)]
+    assert decide(study, *trials, max_pending=MaxPending(2)).actions == [StartWorkload(0), StartWorkload(1)]
+    assert decide(study, *trials, seen={0: RUNNING, 1: WAITING}, max_pending=MaxPending(2)).actions == [StartWorkload(2)]
 
 
 def test_each_proposal_becomes_a_trial_and_its_workload_in_ascending_number() -> None:

@@ -13,6 +13,7 @@ from hpo_operator.cluster.rendering import (
     labels_of,
     parameters_line,
     pod_templates,
+    pods_of,
     reporting_container,
     trial_manifest,
     workload_manifest,
@@ -160,6 +161,23 @@ def test_a_termination_file_of_the_users_own_is_the_one_to_write() -> None:
     container = programs(rendered_job(job))["main"]
     assert variables(container)["HPO_TERMINATION_FILE"] == "/tmp/end"
     assert [each["containerPort"] for each in container["ports"]] == [80, 9464]
+
+
+PODS = {"spec": {"containers": [{"name": "main"}]}}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "pods"),
+    [
+        ({"job": {"spec": {"template": PODS}}}, 1),
+        ({"job": {"spec": {"parallelism": 4, "completions": 8, "template": PODS}}}, 4),
+        ({"spec": {"replicatedJobs": [{"replicas": 2, "template": {"spec": {"parallelism": 3, "template": PODS}}}] * 2}}, 12),
+        ({"spec": {"replicaSpecs": {"Master": {"template": PODS}, "Worker": {"replicas": 3, "template": PODS}}}}, 4),
+        ({"spec": {"trainer": {"numNodes": 4}}}, 0),
+    ],
+)
+def test_the_pods_of_a_workload_are_counted_by_replicas_and_parallelism(manifest: Any, pods: int) -> None:
+    assert pods_of(manifest) == pods
 
 
 ROLES = {"lead": a_pod_template("lead", role="lead"), "work": a_pod_template("work", role="work")}
