@@ -205,7 +205,9 @@ class Executor:
             state.have(number, found)
 
     async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
-        name = await self._patch_trial(state, number, status.manifest())
+        assert state.ledger is not None
+        known = state.ledger.trials.get(number)
+        name = await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status))
         if name:
             self._tell_trial(state, name, status)
 
@@ -271,7 +273,7 @@ class Executor:
         before = state.study.status  # the watch may tell of the next one before its write is answered
         try:
             stored = await self._client.patch_status(
-                STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw, status)
+                STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw.get("status") or {}, status)
             )
         except RequestFailed as failure:
             if failure.status not in (404, 409):
@@ -305,10 +307,10 @@ class Executor:
             self._recorder.record(state.raw, "Warning" if bad else "Normal", new.reason, new.message or new.reason)
 
 
-def _replacing(raw: Object, status: StudyStatus) -> Object:
-    """A merge patch that makes the status equal to this one: fields that it does not have any more are nulled."""
+def _replacing(known: Object, status: StudyStatus | TrialStatus) -> Object:
+    """A merge patch that makes a status equal to this one: fields that it does not have any more are nulled."""
     wanted = status.manifest()
-    gone = {name: None for name in raw.get("status") or {} if name not in wanted}
+    gone = {name: None for name in known if name not in wanted}
     return {**wanted, **gone}
 
 
