@@ -24,7 +24,6 @@ from hpo_algorithms import Fault, InvalidInput
 MAX_VALUES = 200_000  # scalars, lists and mappings of a file, aliases counted each time: an alias bomb has billions
 MAX_DEPTH = 100  # lists and mappings within each other; keeps every later recursion within Python's limit
 MAX_FAULTS = 20  # told at once
-TOO_MANY = f"from here on the file holds more than {MAX_VALUES:,} values, aliases counted each time"
 TOO_DEEP = f"lists and mappings are nested more than {MAX_DEPTH} deep"
 
 Value = object  # None, bool, int, float, str, or a list or dict of such
@@ -35,13 +34,18 @@ class InvalidManifest(InvalidInput):
 
 
 class Reading:
-    """What is found while one file is read: its faults, and how many values it holds so far."""
+    """What is found while one file is read: its faults, and how many values it holds so far, of how many at most."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, most: int = MAX_VALUES) -> None:
+        self.source, self.most = source, most
         self.faults: list[Fault] = []
         self.notes: list[str] = []
         self.values = 0
+
+    @property
+    def too_many(self) -> str:
+        """What is said of a file with more values than that."""
+        return f"from here on the file holds more than {self.most:,} values, aliases counted each time"
 
     def fault(self, line: int, column: int, value: object, rule: str, remedy: str = "") -> None:
         self.faults.append(Fault(f"{self.source}:{line}:{column}", value, rule, remedy))
@@ -270,8 +274,8 @@ class _Document:
 
     def _count(self, event: Any, size: int, height: int) -> None:
         self._reading.values += size
-        if self._reading.values > MAX_VALUES:
-            self._fail(event, None, TOO_MANY, "Split the file.")
+        if self._reading.values > self._reading.most:
+            self._fail(event, None, self._reading.too_many, "Split the file.")
         if len(self._stack) + height > MAX_DEPTH:
             self._fail(event, None, TOO_DEEP)
 

@@ -34,10 +34,11 @@ Hyperparameter optimization: run a Study to its end on this machine.
   hpo validate study.yaml       check it
   hpo trials DIR                the Trials of a results folder
   hpo best DIR -o env           the best parameters, for use elsewhere
-  hpo lineage DIR               who has copied whom in a population
+  hpo lineage RUN               who has copied whom in a population
   hpo replay study.yaml         train the best member's schedule once more
   hpo exec -- program args      inside a Trial: report what an unmodified program prints
 """
+EXPORTED = "results folder of `hpo run`, or a file (- for standard input) with a cluster's Study and Trials as kubectl prints them"
 CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was interrupted."
 
 
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     lineage = commands.add_parser(
         "lineage", help="who has copied whom in a population", description="The lineages of a population, the best marked by *."
     )
-    lineage.add_argument("results", type=Path, metavar="DIR", help="results folder of `hpo run`")
+    lineage.add_argument("source", type=Path, metavar="RUN", help=EXPORTED)
     lineage.add_argument("--trial", type=int, metavar="N", help="only the ancestors of this Trial")
     lineage.add_argument(
         "--schedule", action="store_true", help="the schedule of the best Trial, or of --trial; as YAML the Study that replays it"
@@ -131,11 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=CODES,
     )
     _study_argument(replay)
-    replay.add_argument(
-        "--of", type=Path, metavar="DIR", help="results folder to replay from (default: hpo-runs/<name of the Study>)"
-    )
+    replay.add_argument("--of", type=Path, metavar="RUN", help=f"{EXPORTED} (default: hpo-runs/<name of the Study>)")
     replay.add_argument("--trial", type=int, metavar="N", help="the Trial whose schedule to replay (default: the best)")
-    replay.add_argument("--results", type=Path, metavar="DIR", help="results folder (default: DIR-replay)")
+    replay.add_argument(
+        "--results", type=Path, metavar="DIR", help="results folder (default: that of the run, or hpo-runs/<name>, with -replay)"
+    )
     replay.add_argument("--fresh", action="store_true", help="set an earlier replay aside and start anew")
     _output_argument(replay, "text", "json")
     replay.add_argument("--quiet", action="store_true", help="no progress, only the end")
@@ -194,15 +195,18 @@ def _run_here(study: Study, found: Sequence[str], results: Path, arguments: argp
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    from hpo_operator.local.exported import open_run
     from hpo_operator.local.lineage import best_number, replaying, result_of
     from hpo_operator.local.store import open_for_reading
 
     asked, _ = _load(arguments.study)
-    source: Path = arguments.of or Path("hpo-runs") / asked.metadata.name
-    study, trials = open_for_reading(source)
+    here = Path("hpo-runs") / asked.metadata.name
+    source: Path = arguments.of or here
+    study, trials = open_run(source)
     number = best_number(study) if arguments.trial is None else arguments.trial
     again = replaying(study, trials, number)
-    results: Path = arguments.results or source.with_name(f"{source.name}-replay")
+    beside = source if source.is_dir() else here
+    results: Path = arguments.results or beside.with_name(f"{beside.name}-replay")
     code = _run_here(again, [], results, arguments)
     if code == SUCCEEDED and arguments.output == "text":
         metric = study.spec.objectives[0].metric
@@ -214,9 +218,9 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _lineage(arguments: argparse.Namespace) -> int:
     from hpo_operator.local import lineage
-    from hpo_operator.local.store import open_for_reading
+    from hpo_operator.local.exported import open_run
 
-    study, trials = open_for_reading(arguments.results)
+    study, trials = open_run(arguments.source)
     number = arguments.trial
     if arguments.schedule:
         number = lineage.best_number(study) if number is None else number

@@ -14,16 +14,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from hpo_algorithms import Fault
 from hpo_algorithms.errors import nearest
 
 from hpo_operator import _kubectl_yaml
-from hpo_operator._kubectl_yaml import MAX_DEPTH, MAX_VALUES, TOO_DEEP, TOO_MANY, InvalidManifest, Reading, Value
+from hpo_operator._kubectl_yaml import MAX_DEPTH, MAX_VALUES, TOO_DEEP, InvalidManifest, Reading, Value
 from hpo_operator.resources import API_VERSION, GROUP
 
-__all__ = ["MAX_BYTES", "Document", "InvalidManifest", "read_documents", "read_file", "study_document"]
+__all__ = ["MAX_BYTES", "Document", "InvalidManifest", "read_documents", "read_file", "read_stream", "study_document"]
 
 MAX_BYTES = 4 * 2**20  # more than twice what etcd takes for one object
 KIND = "Study"
@@ -45,12 +45,15 @@ class Document:
         return f"{self.source}:{self.line}"
 
 
-def read_file(path: str | Path) -> list[Document]:
-    """The documents of a YAML or JSON file. Raises InvalidManifest with every fault found, at least one where it holds nothing."""
+def read_file(path: str | Path, times: int = 1) -> list[Document]:
+    """The documents of a YAML or JSON file. Raises InvalidManifest with every fault found, at least one where it holds nothing.
+
+    `times` says how many times as large it may be as what people write.
+    """
     source = str(path)
     try:
         with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return read_stream(file, source, times)
     except FileNotFoundError:
         _refuse(source, "there is no such file", _neighbours(Path(path)))
     except IsADirectoryError:
@@ -58,8 +61,13 @@ def read_file(path: str | Path) -> list[Document]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _refuse(source, f"cannot be read: {reason}", "Check its path and its permissions.")
-    if len(content) > MAX_BYTES:
-        _refuse(source, f"is larger than {MAX_BYTES // 2**20} MiB, the most that a file of manifests may have", "Split the file.")
+
+
+def read_stream(file: BinaryIO, source: str, times: int = 1) -> list[Document]:
+    """The documents of an open file. Raises InvalidManifest as `read_file` does."""
+    content, most = file.read(times * MAX_BYTES + 1), times * MAX_BYTES
+    if len(content) > most:
+        _refuse(source, f"is larger than {most // 2**20} MiB, the most that a file of manifests may have", "Split the file.")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -68,17 +76,17 @@ def read_file(path: str | Path) -> list[Document]:
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         what = "is UTF-16" if wide else f"is not UTF-8: a byte 0x{content[error.start]:02x} cannot stand here"
         _refuse(source if wide else f"{source}:{line}:{column}", what, "Save it as UTF-8.")
-    return read_documents(text, source)
+    return read_documents(text, source, times)
 
 
-def read_documents(text: str, source: str) -> list[Document]:
+def read_documents(text: str, source: str, times: int = 1) -> list[Document]:
     """The documents of a text, empty ones left out; `source` is the name that messages tell.
 
     Raises InvalidManifest with every fault found, at least one where there is no document.
     """
-    reading = Reading(source)
-    if len(text) > MAX_BYTES:
-        _refuse(source, f"is longer than {MAX_BYTES:,} characters", "Split it.")
+    reading, most = Reading(source, times * MAX_VALUES), times * MAX_BYTES
+    if len(text) > most:
+        _refuse(source, f"is longer than {most:,} characters", "Split it.")
     documents: list[Document] = []
     for value, line in _values(text.replace("\r\n", "\n"), reading):
         notes, reading.notes = tuple(reading.notes), []
@@ -227,8 +235,8 @@ def _measure(value: Value, line: int, column: int, reading: Reading) -> None:
     while level:
         reading.values += len(level)
         depth += 1
-        if reading.values > MAX_VALUES:
-            reading.fail(line, column, None, TOO_MANY, "Split the file.")
+        if reading.values > reading.most:
+            reading.fail(line, column, None, reading.too_many, "Split the file.")
         if depth > MAX_DEPTH + 1:
             reading.fail(line, column, None, TOO_DEEP)
         inner: list[Value] = []

@@ -58,6 +58,44 @@ def study(
     }
 
 
+POPULATION: dict[str, Any] = {
+    "algorithm": {"pbt": {"population": 2}},
+    "budget": {"min": 1, "max": 2},
+    "limits": {"maxTrials": 20},
+    "checkpoints": {"volumeClaim": {"name": "weights"}},
+}
+"""What makes of a Study a population of two members and two generations, which needs a `claim`."""
+
+
+def claim(plane: ControlPlane, namespace: str, mode: str = "ReadWriteMany") -> None:
+    """Makes a claim `weights` that is bound to a volume of its own."""
+    size = {"storage": "1Gi"}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"weights-of-{namespace}"},
+        "spec": {
+            "capacity": size,
+            "accessModes": [mode],
+            "hostPath": {"path": "/nowhere"},
+            "storageClassName": "",
+            "claimRef": {"namespace": namespace, "name": "weights"},
+        },
+    }
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "weights", "namespace": namespace},
+        "spec": {
+            "accessModes": [mode],
+            "resources": {"requests": size},
+            "storageClassName": "",
+            "volumeName": volume["metadata"]["name"],
+        },
+    }
+    plane.apply([volume, wanted])
+
+
 def condition(obj: Object, type_: str) -> Object:
     """A condition of an object, empty when it has none of the type."""
     found = (each for each in obj.get("status", {}).get("conditions") or () if each["type"] == type_)
@@ -150,7 +188,8 @@ class Result:
 def _found(trial: Object) -> tuple[Any, ...]:
     spec, status = trial["spec"], trial.get("status", {})
     metrics = _pairs(status.get("observation", {}).get("metrics") or ())
-    return (spec["number"], _pairs(spec["parameters"]), spec.get("budget"), spec.get("origin"), reason(trial), metrics)
+    donor = spec.get("restoreFrom", {}).get("number")
+    return (spec["number"], _pairs(spec["parameters"]), spec.get("budget"), spec.get("origin"), reason(trial), metrics, donor)
 
 
 def _pairs(named: Any) -> tuple[tuple[str, str], ...]:

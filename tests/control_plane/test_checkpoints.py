@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hpo_operator import cli
 
-from tests.control_plane.building import condition, number, reason, wait_for_condition
+from tests.control_plane.building import POPULATION, claim, condition, number, reason, wait_for_condition
 from tests.control_plane.crowd import JOB, Crowd
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
@@ -38,39 +43,10 @@ def crowd(running: Crowd) -> Iterator[Crowd]:
         yield running
 
 
-def claim(crowd: Crowd, namespace: str, mode: str = "ReadWriteMany") -> None:
-    """A claim `weights` that is bound to a volume of its own."""
-    size = {"storage": "1Gi"}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": f"weights-of-{namespace}"},
-        "spec": {
-            "capacity": size,
-            "accessModes": [mode],
-            "hostPath": {"path": "/nowhere"},
-            "storageClassName": "",
-            "claimRef": {"namespace": namespace, "name": "weights"},
-        },
-    }
-    wanted = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "weights", "namespace": namespace},
-        "spec": {
-            "accessModes": [mode],
-            "resources": {"requests": size},
-            "storageClassName": "",
-            "volumeName": volume["metadata"]["name"],
-        },
-    }
-    crowd.plane.apply([volume, wanted])
-
-
 def continuing(crowd: Crowd, name: str, says: dict[str, str] | None = None, **spec: Any) -> Object:
     """A Study of two rungs whose pods say that they have saved."""
     namespace = crowd.namespace()
-    claim(crowd, namespace)
+    claim(crowd.plane, namespace)
     return crowd.apply(name, namespace, says=SAVES | (says or {}), **{**HALVING, **spec})
 
 
@@ -100,7 +76,7 @@ def mounts(job: Object) -> dict[str, tuple[str, bool]]:
 def test_a_claim_that_is_missing_or_not_shared_is_refused_with_the_remedy(crowd: Crowd) -> None:
     missing = crowd.apply("missing", **HALVING)
     namespace = crowd.namespace()
-    claim(crowd, namespace, "ReadWriteOnce")
+    claim(crowd.plane, namespace, "ReadWriteOnce")
     alone = crowd.apply("alone", namespace, **HALVING)
     seen = condition(wait_for_condition(crowd.plane, missing, "Accepted", "CheckpointStoreUnusable"), "Accepted")
     assert seen["status"] == "False"
@@ -221,3 +197,35 @@ def test_a_suspended_study_goes_on_from_the_checkpoints_that_it_has(crowd: Crowd
     promoted = [each for each in crowd.trials(wanted) if each["spec"]["origin"] == "Promoted"]
     assert len(promoted) == 3
     assert all(each["spec"].get("restoreFrom") for each in promoted)
+
+
+def test_a_population_is_drawn_and_its_best_schedule_made_a_study_from_what_kubectl_prints(
+    crowd: Crowd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namespace = crowd.namespace()
+    claim(crowd.plane, namespace)
+    wanted = crowd.apply("members", namespace, says=SAVES, **POPULATION)
+    ended = crowd.end_of(wanted)
+    assert reason(ended) == "ScheduleFinished"
+    best = {each["number"] for each in ended["status"]["best"]}
+    assert wait_until_clean(crowd, wanted) == {each: "Kept" if each in best else "Collected" for each in range(4)}
+
+    kubectl, dump = partial(crowd.plane.kubectl, "--namespace", namespace), tmp_path / "members"
+    of_trials = ("trials", "--selector", "hpo.dev/study=members")
+    for output, between in (("json", ""), ("yaml", "---\n")):
+        dump.write_text(between.join(kubectl("get", *what, "--output", output) for what in (("study", "members"), of_trials)))
+        assert cli.main(["lineage", str(dump), "--output", "json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        found = crowd.trials(wanted)
+        assert [row["trial"] for row in rows] == [number(trial) for trial in found] == [0, 1, 2, 3]
+        for row, trial in zip(rows, found, strict=True):
+            assert row["donor"] == trial["spec"].get("restoreFrom", {}).get("number")
+            assert row["created"].replace("+00:00", "Z") == trial["metadata"]["creationTimestamp"]
+    (copy,) = [row for row in rows if row["copied"] is not None]
+    shown = {line.split()[0]: line.split()[1:] for line in kubectl("get", *of_trials, "--output", "wide").splitlines()}
+    assert f"members-{copy['donor']}" in shown[f"members-{copy['trial']}"]
+
+    assert cli.main(["lineage", str(dump), "--schedule", "--output", "yaml"]) == 0
+    replay = yaml.safe_load(capsys.readouterr().out)
+    created = json.loads(kubectl("create", "--dry-run=server", "--filename", "-", "--output", "json", input=json.dumps(replay)))
+    assert created["spec"]["algorithm"] == {"replay": {}}

@@ -59,6 +59,17 @@ def test_the_process_goes_through_its_points_and_knows_little_far_from_them() ->
     assert gp.deviation(np.array([[0.5]]), 0.0)[0] < 0.3 < gp.deviation(np.array([[3.0]]), 0.0)[0]
 
 
+def test_what_is_unknown_is_said_by_the_standard_deviation_and_not_by_its_square_as_in_the_published_code() -> None:
+    """Of a process of variance one that is known at one point and one time: sqrt(1 - k^2 / (1 + s))."""
+    scale, noise, forgotten, apart, later = 0.3, 0.2, 0.1, 0.25, 3.0
+    theta = np.array([math.log(scale), math.log(noise), math.log(forgotten / (1 - forgotten))])
+    gp = DriftingGP(np.array([[0.5]]), np.zeros(1), np.array([0.8]), theta)
+    k = math.exp(-(apart**2) / (2 * scale**2)) * (1 - forgotten) ** (later / 2)
+    at = np.array([[0.5 + apart]])
+    assert gp.mean(at, later)[0] == pytest.approx(k * 0.8 / (1 + noise))
+    assert gp.deviation(at, later)[0] == pytest.approx(math.sqrt(1 - k**2 / (1 + noise)))
+
+
 def test_what_happened_long_ago_says_less() -> None:
     X = np.linspace(0, 1, 8)[:, None]
     gp = DriftingGP(X, np.zeros(8), np.sin(4 * X[:, 0]))

@@ -6,8 +6,9 @@ import dataclasses
 import random
 
 import pytest
-from hpo_algorithms import InvalidSettings, Optimizer, Origin, Problem, Space, State, Trial, build
+from hpo_algorithms import Algorithm, InvalidSettings, Optimizer, Origin, Problem, Space, State, Trial, build
 from hpo_algorithms.population.generations import ends
+from hpo_algorithms.population.pb2 import PB2
 from hpo_algorithms.population.pbt import PBT, nudged, perturbed
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import POPULATION_LOST, SCHEDULE_FINISHED
@@ -152,7 +153,7 @@ def test_a_number_moves_by_a_share_of_itself_an_ordinal_to_a_neighbour_and_a_nam
     assert nudged(space["width"], 2, 0.2) == 3, "at least one"
     assert nudged(space["layers"], 3, -0.2) == 2
     assert nudged(space["dropout"], 0.5, 0.2) == pytest.approx(0.6)
-    assert nudged(space["warmup"], 100, -0.2) == 80 if "warmup" in space.names else True
+    assert nudged(space["warmup"], 100, -0.2) == 80
     assert nudged(space["batch"], 32, 0.2) == 64.5
     assert nudged(space["batch"], 16, -0.2) == 16
     assert nudged(space["optimizer"], "sgd", 0.2) == "sgd"
@@ -258,12 +259,22 @@ def test_an_asynchronous_member_that_is_lost_waits_for_one_that_comes_as_far() -
     assert [(trial.slot, trial.donor) for trial in run.start()] == [(slot(1, 0), 1), (slot(1, 1), 1)]
 
 
-@pytest.mark.parametrize("exploit", ["truncation", "tournament"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        PBT(population=6, mode="asynchronous"),
+        PBT(population=6, mode="asynchronous", exploit="tournament"),
+        PB2(population=6, mode="asynchronous"),
+    ],
+    ids=["pbt", "tournament", "pb2"],
+)
 @pytest.mark.parametrize("seed", range(8))
-def test_an_asynchronous_population_is_valid_under_any_order_and_needs_only_what_it_says_it_keeps(exploit: str, seed: int) -> None:
+def test_an_asynchronous_population_is_valid_under_any_order_and_needs_only_what_it_says_it_keeps(
+    method: Algorithm, seed: int
+) -> None:
     """Checkpoints that `donors` does not name are collected at once; failures and freed slots come as they like."""
     rng = random.Random(seed)
-    run = Run(PBT(population=6, mode="asynchronous", exploit=exploit), training(1, 8, seed=seed))
+    run = Run(method, training(1, 8, seed=seed))
     while not run.finished:
         run.start(rng.randint(1, 4))
         kept = run.method.donors(run.problem, run.history)

@@ -221,7 +221,8 @@ def methods() -> st.SearchStrategy[StudyBuilder]:
     known = [STUDY.limits(max_trials=25)]
     for schedule, more in (("asha", {}), ("hyperband", {"iterations": 1}), ("halving", {"iterations": 2, "eta": 2})):
         known.append(STUDY.by("random", schedule, **more).budget(1, 9).limits(max_trials=40))
-    return st.sampled_from(known)
+    populations = [STUDY.by("pbt", population=4), STUDY.by("pbt", population=3, mode="asynchronous"), STUDY.by("pb2", population=4)]
+    return st.sampled_from([*known, *(each.budget(1, 4) for each in populations)])
 
 
 ENDS = ("done", "done", "unavailable", "unavailable", "crash", "disrupted", "vanish", "silent", "late", "rejected")
@@ -278,3 +279,32 @@ def test_when_every_promotion_finds_its_checkpoint_damaged_the_study_still_comes
     assert rungs == {0, 1}
     assert set(world.reasons().values()) == {c.COMPLETED, c.DONOR_UNAVAILABLE}
     assert world.study.status.trials.failed == 0
+
+
+def test_each_generation_that_is_over_is_collected_by_one_removal_while_the_population_trains_on() -> None:
+    removals: list[tuple[set[int | None], bool]] = []
+
+    def succeeds(number: int) -> bool:
+        assert world.cleanup is not None
+        slots = [world.trials[each].spec.slot for each in world.cleanup.numbers]
+        removals.append(({slot.generation for slot in slots if slot}, world.over))
+        return True
+
+    world = World(STUDY.by("pbt", population=4).budget(1, 5).parallelism(2), cleanups=succeeds)
+    world.run()
+    assert removals == [({0}, False), ({1}, False), ({2}, False), ({3}, True)]
+    assert world.disk == {each.number for each in world.study.status.best} == set(range(16, 20))
+
+
+@pytest.mark.parametrize("end", ["crash", "nan", "infeasible"])
+def test_a_population_of_which_all_members_fail_in_one_generation_is_lost(end: str) -> None:
+    def fates(trial: Trial, attempt: int) -> Fate:
+        return Fate(end=end if trial.spec.slot and trial.spec.slot.generation == 1 else "done")
+
+    world = World(STUDY.by("pbt", population=4).budget(1, 4).limits(max_failed_trials=100), fates).run()
+    assert world.reason() == c.POPULATION_LOST
+    assert len(world.trials) == 4 + 4
+    assert world.study.status.trials.failed == (4 if end == "crash" else 0)
+    found = c.condition(world.study.status.conditions, c.SUCCEEDED)
+    assert found is not None
+    assert found.status == "False"

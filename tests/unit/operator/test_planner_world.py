@@ -118,20 +118,32 @@ def test_a_run_with_late_news_and_a_killed_operator_finds_what_an_undisturbed_on
     assert [each.number for each in world.study.status.best] == [each.number for each in plain.study.status.best]
 
 
-def test_killed_before_and_after_each_single_action_the_operator_repeats_nothing_and_loses_nothing() -> None:
-    study = a_study().limits(max_trials=5).ttl(5)
+@pytest.mark.parametrize(
+    ("study", "least", "most_writes"),
+    [
+        (a_study().limits(max_trials=5), 30, 2),
+        (a_study().by("pbt", population=2).budget(1, 3).keeping_checkpoints(), 40, 4),  # two more say that weights go, and are gone
+    ],
+    ids=["flat", "a population"],
+)
+def test_killed_before_and_after_each_single_action_the_operator_repeats_nothing_and_loses_nothing(
+    study: StudyBuilder, least: int, most_writes: int
+) -> None:
+    study = study.ttl(5)
     plain = World(study).run()
     actions = plain._carried_out
-    assert 30 < actions < 80
+    assert least < actions < 150
     for action in [*range(1, actions + 1), *range(-actions, 0)]:
         world = World(study, kill=lambda n, action=action: n == action).run()  # type: ignore[misc]
         assert world.kills == 1
         assert world.parameters() == plain.parameters()
+        assert world.donors() == plain.donors()
         assert world.reasons() == plain.reasons()
         assert world.reason() == plain.reason()
         assert world.creates == plain.creates, "a Trial or a workload was created twice"
         assert world.deletes == plain.deletes
-        assert all(count <= 2 for count in world.writes.values())
+        assert world.disk == plain.disk
+        assert all(count <= most_writes for count in world.writes.values())
 
 
 def test_an_undisturbed_trial_costs_two_creates_two_status_writes_and_one_delete() -> None:
@@ -190,6 +202,25 @@ def test_suspensions_use_up_no_retries_and_a_suspended_study_runs_nothing(seed: 
     world.run()
     assert set(world.reasons().values()) == {c.COMPLETED}
     assert len(world.ever) == 8
+
+
+@pytest.mark.parametrize("moment", [5.0, 17.0, 28.0, 39.0, 50.0])
+def test_a_population_suspended_in_the_middle_of_a_generation_goes_on_to_what_an_undisturbed_one_finds(moment: float) -> None:
+    """Four members on two places: a generation takes two waves of eleven seconds."""
+    study = a_study().by("pbt", population=4).budget(1, 3).parallelism(2).limits(max_retries=0).keeping_checkpoints()
+    plain = World(study).run()
+    world = World(study).run(until=moment)
+    assert world.pods() == 2
+    world.edit(lambda study: study.suspended())
+    world.run(until=moment + 1000)
+    assert world.pods() == 0
+    assert world.reason(c.PROGRESSING) == c.SUSPENDED
+    world.edit(lambda study: study.suspended(False))
+    world.run()
+    assert world.creates.total() == plain.creates.total() + 2, "two were under way, and begin again"
+    assert (world.parameters(), world.donors()) == (plain.parameters(), plain.donors())
+    assert (world.reason(), world.reasons()) == (c.SCHEDULE_FINISHED, plain.reasons())
+    assert [each.number for each in world.study.status.best] == [each.number for each in plain.study.status.best]
 
 
 @settings(max_examples=20, **QUICK)

@@ -145,6 +145,11 @@ class World:
     def parameters(self) -> dict[int, tuple[str, ...]]:
         return {n: tuple(pair.value for pair in trial.spec.parameters) for n, trial in sorted(self.ever.items())}
 
+    def donors(self) -> dict[int, tuple[int, int] | None]:
+        """Whose checkpoint each Trial starts from, and of which step."""
+        starts = {n: trial.spec.restore_from for n, trial in sorted(self.ever.items())}
+        return {n: (start.number, start.step) if start else None for n, start in starts.items()}
+
     # What a user does
 
     def edit(self, change: Callable[[StudyBuilder], StudyBuilder]) -> None:
@@ -434,6 +439,7 @@ class World:
     def _check_start(self, trial: Trial) -> None:
         """A promoted Trial goes on from where its configuration stands, and from nothing only where nothing was ever saved."""
         restore, place = trial.spec.restore_from, trial.spec.slot
+        assert restore is not None or place is None or not place.generation, "a member starts from nothing"
         if restore is not None:
             donor = self.ever[restore.number]
             assert donor.status.checkpoint is not None
