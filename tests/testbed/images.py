@@ -1,7 +1,7 @@
 """Container images without a registry: a base from Debian packages, images built on it, archives for containerd.
 
-    images.build_base(LEARNING)                                     # once, outside of the enclosure: needs the package archive
-    archive = images.build(Path("examples/digits"), "hpo.dev/digits:test", base=LEARNING)
+    images.build_base(PYTHON)                                       # once, outside of the enclosure: needs the package archive
+    archive = images.build(Path("examples/digits"), "hpo.dev/digits:test", base=PYTHON)
     with Cluster(images=[archive]) as cluster: ...
 
 A Dockerfile says `ARG BASE=python:3.12-slim` and `FROM ${BASE}`; here BASE is one of the bases below, so that the Dockerfile
@@ -49,12 +49,11 @@ class Base:
 
 
 PYTHON = Base("python", ("python3", "python-is-python3", "python3-pip"))
-LEARNING = Base("learning", (*PYTHON.packages, "python3-numpy", "python3-scipy", "python3-sklearn", "python3-prometheus-client"))
-
-TORCH = Base("torch", (*LEARNING.packages, "python3-torch"), release="trixie")
+_LEARNING = ("python3-numpy", "python3-scipy", "python3-sklearn", "python3-prometheus-client")
+TORCH = Base("torch", (*PYTHON.packages, *_LEARNING, "python3-torch"), release="trixie")
 """With torch for processors: what a package index has is built for GPUs, and ten times as large."""
 
-BASES = {base.name: base for base in (PYTHON, LEARNING, TORCH)}
+BASES = {base.name: base for base in (PYTHON, TORCH)}
 
 
 def build_base(base: Base, say: Callable[[str], None] = print) -> str:
