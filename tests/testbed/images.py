@@ -9,14 +9,18 @@ that people use is the one that is tested.
 """
 
 import hashlib
+import json
 import os
 import shutil
+import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 from .binaries import cache_directory, program
 from .errors import MissingTool
@@ -119,6 +123,38 @@ def program_image(name: str, tag: str) -> Path:
         finally:
             _buildah("rm", container)
     return _archive(tag)
+
+
+def labels(archive: Path) -> dict[str, str]:
+    """The labels of the image in an archive."""
+    with tarfile.open(archive) as opened:
+        configuration = json.load(_member(opened, _manifest(opened)["Config"]))
+    found: dict[str, str] = configuration["config"].get("Labels") or {}
+    return found
+
+
+def compressed_bytes(archive: Path) -> int:
+    """What the image's layers take compressed, as a registry keeps them and a node fetches them: at most, for gzip here is quick."""
+    with tarfile.open(archive) as opened:
+        return sum(_compressed(_member(opened, layer)) for layer in _manifest(opened)["Layers"])
+
+
+def _compressed(layer: IO[bytes]) -> int:
+    pressing = zlib.compressobj(1)
+    pressed = sum(len(pressing.compress(chunk)) for chunk in iter(lambda: layer.read(1 << 20), b""))
+    return pressed + len(pressing.flush())
+
+
+def _manifest(opened: tarfile.TarFile) -> dict[str, Any]:
+    found: dict[str, Any]
+    (found,) = json.load(_member(opened, "manifest.json"))
+    return found
+
+
+def _member(opened: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = opened.extractfile(name)
+    assert found is not None
+    return found
 
 
 def _require(base: Base) -> None:
