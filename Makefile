@@ -63,7 +63,7 @@ control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to buil
 node: $(VENV)/.test  ## Tests on a real node with real pods: needs root and Debian's packages too
 	@echo "== Tests on a real node (its programs and images are built at first: some ten minutes)"
 	@$(call unless_missing,node,tests/cluster); \
-	$(BIN)/python -m tests.testbed build control-plane cluster chart queues python learning torch && \
+	$(BIN)/python -m tests.testbed build control-plane cluster chart queues python torch && \
 	$(BIN)/python -m tests.cluster.images && \
 	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest \
 		tests/testbed/test_namespaces.py tests/testbed/test_cluster.py tests/cluster -m cluster

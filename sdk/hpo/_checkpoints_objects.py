@@ -264,11 +264,16 @@ def _connection(url: str) -> dict[str, Any]:
 
 def _scratch(url: str) -> str:
     """A folder of this user's alone, the same for all processes of the Trial on this machine."""
-    below = os.path.join(tempfile.gettempdir(), f"hpo-checkpoints-{os.getuid()}")
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:  # as where the root file system is read-only
+        given, remedy = os.environ.get("TMPDIR"), "Mount a volume there, such as an emptyDir, or name another folder by TMPDIR"
+        raise InvalidEnvironment("TMPDIR", given or "/tmp", "must be a folder that can be written to", remedy) from None
+    below = os.path.join(temporary, f"hpo-checkpoints-{os.getuid()}")
     os.makedirs(below, 0o700, exist_ok=True)
     if os.stat(below, follow_symlinks=False).st_uid != os.getuid():
         raise InvalidEnvironment(
-            "TMPDIR", tempfile.gettempdir(), f"holds {below}, which is another user's", "Choose another folder"
+            "TMPDIR", temporary, f"holds {below}, which is another user's", "Choose another folder"
         )
     return os.path.join(below, hashlib.sha256(url.encode()).hexdigest()[:32])
 

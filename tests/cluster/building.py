@@ -15,7 +15,7 @@ PATIENCE = 240.0
 """Seconds that anything may take before a test gives up: several Studies share two cores."""
 
 RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-RESTRICTED_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+RESTRICTED_CONTAINER = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 NO_REQUEST = {"requests": {"cpu": "0"}}
 """What is left of the node's two cores is shared, not counted: no Trial waits for another one's."""
@@ -39,10 +39,16 @@ def example(cluster: Cluster, name: str, namespace: str, **spec: Any) -> Object:
     return study
 
 
+def pod_of(study: Object) -> Object:
+    """The spec of the pods in a Study's template."""
+    spec: Object = study["spec"]["template"]["job"]["spec"]["template"]["spec"]
+    return spec
+
+
 def container_of(study: Object) -> Object:
     """The one container of a Study's template."""
-    (container,) = study["spec"]["template"]["job"]["spec"]["template"]["spec"]["containers"]
-    assert isinstance(container, dict)
+    container: Object
+    (container,) = pod_of(study)["containers"]
     return container
 
 

@@ -18,11 +18,11 @@ from tests.testbed.namespaces import ROOT, enclosed
 VERSION = "0.1.0"
 TORCH_VERSION = f"{VERSION}-torch"
 EXAMPLES = ("digits-svm", "pso-svm", "digits-mlp", "digits-pb2", "command-line-program")
-BASE = images.LEARNING
 
 SOURCES = {
     "examples": (
-        *("images/trial/Dockerfile", "sdk/pyproject.toml", "sdk/README.md", "sdk/hpo/*.py", "sdk/hpo/py.typed", ".dockerignore"),
+        *("images/trial/Dockerfile", "constraints.txt", ".dockerignore"),
+        *("sdk/pyproject.toml", "sdk/README.md", "sdk/hpo/*.py", "sdk/hpo/py.typed"),
         *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py")),
     ),
     "chart": (
@@ -51,7 +51,7 @@ PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image'][
 
 def archives() -> list[Path]:
     """The archives of the examples' images. Raises MissingTool inside the enclosure when they must be built first, outside."""
-    return _kept("examples", (BASE, images.TORCH), _examples)
+    return _kept("examples", (images.PYTHON, images.TORCH), _examples)
 
 
 def of_the_chart() -> list[Path]:
@@ -61,11 +61,11 @@ def of_the_chart() -> list[Path]:
 
 def _examples() -> Iterator[Path]:
     dockerfile = ROOT / "images" / "trial" / "Dockerfile"
-    # Debian's scikit-learn, which is in the base already, instead of half a gigabyte of wheels.
-    for name, base in ((TRIAL, BASE), (TORCH_TRIAL, images.TORCH)):
-        yield images.build(ROOT, name, base=base, dockerfile=dockerfile, arguments={"CONSTRAINTS": "/dev/null"})
+    yield images.build(ROOT, TRIAL, base=images.PYTHON, dockerfile=dockerfile)
+    # What the base has of the same packages, which fits its torch.
+    yield images.build(ROOT, TORCH_TRIAL, base=images.TORCH, dockerfile=dockerfile, arguments={"CONSTRAINTS": "/dev/null"})
     for name in EXAMPLES:
-        yield images.build(ROOT / "examples" / name, tag(name), base=BASE, arguments={"BASE": TRIAL})
+        yield images.build(ROOT / "examples" / name, tag(name), base=images.PYTHON, arguments={"BASE": TRIAL})
 
 
 def _chart() -> Iterator[Path]:

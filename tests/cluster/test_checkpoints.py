@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hpo._checkpoints_manifest import read_manifest, verify
 
-from tests.cluster.building import PATIENCE, observed, pods, running, study
+from tests.cluster.building import PATIENCE, container_of, observed, pod_of, pods, running, study
 from tests.cluster.conftest import STORE, Begin
 from tests.cluster.images import TORCH_TRIAL
 from tests.control_plane.building import end_of, number, reason, trials, wait_for_trials
@@ -115,10 +115,13 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
     }
     queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS})
     queued["spec"]["template"]["job"]["metadata"] = {"labels": queue}
+    stored = study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving)
+    container_of(stored)["volumeMounts"] = [{"name": "scratch", "mountPath": "/tmp"}]  # where checkpoints are made and brought
+    pod_of(stored)["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     studies = [
         queued,
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
-        study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving),
+        stored,
         study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
         study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS}),
         study(

@@ -111,19 +111,21 @@ def test_an_example_runs_to_its_end_in_restricted_pods(cluster: Cluster, begun: 
 
 @pytest.fixture(scope="module")
 def waited(cluster: Cluster, namespace: str, begun: dict[str, Object]) -> list[Object]:
-    """What was written while no GPU was free: into the Study, and into each of its Trials. From then on all of them are."""
+    """The Study and its Trials as they were while no GPU was free. From then on all of them are."""
     study = wait_for_condition(cluster, begun[GPUS], "Progressing", "TrialsPending", seconds=PATIENCE)
-    found = [condition(study, "Progressing"), *(condition(trial, "Running") for trial in trials(cluster, study))]
+    found = [study, *trials(cluster, study)]
     cluster.api.delete("v1", "Pod", COLLEAGUE, namespace, gracePeriodSeconds=0)
     return found
 
 
 def test_trials_wait_for_gpus_that_somebody_else_holds_and_say_so(waited: list[Object]) -> None:
-    of_the_study, *of_trials = waited
+    study, *found = waited
+    of_trials = [condition(trial, "Running") for trial in found]
 
+    assert study["status"]["trials"]["running"] == 0
     assert [(each["status"], each["reason"]) for each in of_trials] == [("False", "Unschedulable")] * 3
     assert all("Insufficient nvidia.com/gpu" in each["message"] for each in of_trials)
-    assert re.search(r"Unschedulable\. .*Insufficient nvidia\.com/gpu", of_the_study["message"])
+    assert re.search(r"Unschedulable\. .*Insufficient nvidia\.com/gpu", condition(study, "Progressing")["message"])
 
 
 def test_never_more_trials_run_than_there_are_gpus(

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.testbed.charts import CHART, Helm
 from tests.testbed.fixtures import Bed
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
-from tests.testbed.simulation import DELAY, of_trial
+from tests.testbed.simulation import DELAY, NEVER, of_trial
 
 pytestmark = pytest.mark.control_plane
 
@@ -80,8 +81,8 @@ Install = Callable[..., None]
 def install(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
     """Installs the chart, or upgrades it; it is uninstalled at the end, definitions and all."""
 
-    def do(**values: Any) -> None:
-        arguments = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM)
+    def do(chart: Path = CHART, **values: Any) -> None:
+        arguments = ("upgrade", "--install", RELEASE, str(chart), "--namespace", SYSTEM)
         helm(*arguments, values=values)
         for name in DEFINITIONS:
             plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
@@ -381,6 +382,61 @@ def test_a_Study_lives_through_upgrade_rollback_and_uninstall_and_runs_on_with_t
     ended = end_of(plane, wanted)
     assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 4)
     assert ended["metadata"]["uid"] == kept["metadata"]["uid"]
+
+
+def without(text: str, field: str) -> str:
+    """A text of YAML, or a template of it, without one field and what is below it. Raises AssertionError if there is none."""
+    left, found = re.subn(rf"^( *){field}:.*\n(?:\1 +.*\n)*", "", text, flags=re.MULTILINE)
+    assert found
+    return left
+
+
+@pytest.fixture
+def previous(tmp_path: Path) -> Path:
+    """The chart as it may have been a version ago: it lacks a value, and its definition of Study a field."""
+    chart = tmp_path / CHART.name
+    shutil.copytree(CHART, chart)
+    lacked = {
+        "values.yaml": "gpuDeviceClasses",
+        "templates/operator/settings.yaml": "gpuDeviceClasses",
+        "templates/crds/studies.yaml": "deadlineSeconds",
+    }
+    for path, field in lacked.items():
+        (chart / path).write_text(without((chart / path).read_text(), field))
+    schema = json.loads((chart / "values.schema.json").read_text())
+    del schema["properties"]["gpuDeviceClasses"]
+    (chart / "values.schema.json").write_text(json.dumps(schema))
+    about = (chart / "Chart.yaml").read_text()
+    (chart / "Chart.yaml").write_text(re.sub(r"^version: .*$", "version: 0.0.9", about, flags=re.MULTILINE))
+    return chart
+
+
+def test_a_Study_runs_on_while_the_chart_is_upgraded_from_the_previous_one_and_can_use_what_is_new(
+    plane: ControlPlane, helm: Helm, install: Install, team: str, operator: Callable[[], OperatorProcess], previous: Path
+) -> None:
+    def settings() -> Any:
+        return yaml.safe_load(plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"])
+
+    def limits() -> Any:
+        patch = {"spec": {"limits": {"deadlineSeconds": 1}}}
+        return plane.api.patch(VERSION, "Study", "lasting", patch, team)["spec"]["limits"]
+
+    install(previous, resyncSeconds=300)
+    first = operator()
+    assert "gpuDeviceClasses" not in settings()
+    wanted = study("lasting", team, says={of_trial(DELAY, 1): NEVER})
+    plane.apply([wanted])
+    job = wait_until("its Job", lambda: plane.api.find("batch/v1", "Job", "lasting-1", team), seconds=PATIENCE)
+    assert "deadlineSeconds" not in limits()
+
+    helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, "--reset-then-reuse-values")
+    assert (settings()["resyncSeconds"], settings()["gpuDeviceClasses"]) == (300, [*GPU_CLASSES])
+    first.kill()
+    operator()
+    assert not has_ended(plane.api.get(VERSION, "Study", "lasting", team))
+    assert plane.api.get("batch/v1", "Job", "lasting-1", team)["metadata"]["uid"] == job["metadata"]["uid"]
+    wait_until("the field that is new", lambda: limits().get("deadlineSeconds"), seconds=PATIENCE)
+    assert reason(end_of(plane, wanted)) == "DeadlineReached"
 
 
 def test_the_definitions_go_with_the_chart_where_it_is_told_so(plane: ControlPlane, helm: Helm, install: Install) -> None:

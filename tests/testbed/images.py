@@ -1,7 +1,7 @@
 """Container images without a registry: a base from Debian packages, images built on it, archives for containerd.
 
-    images.build_base(LEARNING)                                     # once, outside of the enclosure: needs the package archive
-    archive = images.build(Path("examples/digits"), "hpo.dev/digits:test", base=LEARNING)
+    images.build_base(PYTHON)                                       # once, outside of the enclosure: needs the package archive
+    archive = images.build(Path("examples/digits"), "hpo.dev/digits:test", base=PYTHON)
     with Cluster(images=[archive]) as cluster: ...
 
 A Dockerfile says `ARG BASE=python:3.12-slim` and `FROM ${BASE}`; here BASE is one of the bases below, so that the Dockerfile
@@ -9,14 +9,18 @@ that people use is the one that is tested.
 """
 
 import hashlib
+import json
 import os
 import shutil
+import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 from .binaries import cache_directory, program
 from .errors import MissingTool
@@ -49,12 +53,11 @@ class Base:
 
 
 PYTHON = Base("python", ("python3", "python-is-python3", "python3-pip"))
-LEARNING = Base("learning", (*PYTHON.packages, "python3-numpy", "python3-scipy", "python3-sklearn", "python3-prometheus-client"))
-
-TORCH = Base("torch", (*LEARNING.packages, "python3-torch"), release="trixie")
+_LEARNING = ("python3-numpy", "python3-scipy", "python3-sklearn", "python3-prometheus-client")
+TORCH = Base("torch", (*PYTHON.packages, *_LEARNING, "python3-torch"), release="trixie")
 """With torch for processors: what a package index has is built for GPUs, and ten times as large."""
 
-BASES = {base.name: base for base in (PYTHON, LEARNING, TORCH)}
+BASES = {base.name: base for base in (PYTHON, TORCH)}
 
 
 def build_base(base: Base, say: Callable[[str], None] = print) -> str:
@@ -120,6 +123,38 @@ def program_image(name: str, tag: str) -> Path:
         finally:
             _buildah("rm", container)
     return _archive(tag)
+
+
+def labels(archive: Path) -> dict[str, str]:
+    """The labels of the image in an archive."""
+    with tarfile.open(archive) as opened:
+        configuration = json.load(_member(opened, _manifest(opened)["Config"]))
+    found: dict[str, str] = configuration["config"].get("Labels") or {}
+    return found
+
+
+def compressed_bytes(archive: Path) -> int:
+    """What the image's layers take compressed, as a registry keeps them and a node fetches them: at most, for gzip here is quick."""
+    with tarfile.open(archive) as opened:
+        return sum(_compressed(_member(opened, layer)) for layer in _manifest(opened)["Layers"])
+
+
+def _compressed(layer: IO[bytes]) -> int:
+    pressing = zlib.compressobj(1)
+    pressed = sum(len(pressing.compress(chunk)) for chunk in iter(lambda: layer.read(1 << 20), b""))
+    return pressed + len(pressing.flush())
+
+
+def _manifest(opened: tarfile.TarFile) -> dict[str, Any]:
+    found: dict[str, Any]
+    (found,) = json.load(_member(opened, "manifest.json"))
+    return found
+
+
+def _member(opened: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = opened.extractfile(name)
+    assert found is not None
+    return found
 
 
 def _require(base: Base) -> None:

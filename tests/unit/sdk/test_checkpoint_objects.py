@@ -251,6 +251,16 @@ def test_without_its_library_the_remedy_is_told_and_nothing_else_needs_it(no_stu
     assert b"pip install 'hpo-operator-sdk[object-store]'" in done.stderr
 
 
+def test_where_nothing_can_be_written_the_remedy_is_told(no_study):
+    """As in a pod whose root file system is read-only."""
+    no_study.environment["HPO_CHECKPOINT_DIR"] = "s3://weights/x"
+    done = no_study.python(
+        "import tempfile\ndef none(): raise FileNotFoundError\ntempfile.gettempdir = none\nimport hpo; hpo.checkpoint.load()"
+    )
+    assert done.returncode == 1
+    assert b"InvalidEnvironment: TMPDIR '/tmp': must be a folder that can be written to. Mount a volume there" in done.stderr
+
+
 def test_a_folder_of_the_same_message_is_the_same_checkpoint(trial, tmp_path):
     """The digest is of the content, wherever it lies."""
     there = digest(trial.python(TRAINING, "1"))
