@@ -137,7 +137,7 @@ class Controller:
         self._consult(state, decided.actions)
         if decided.again_at is not None:
             self.queue.add_after(state.uid, (decided.again_at - now).total_seconds())
-        if pending is not None and pending.elsewhere and state.ledger is not None and state.ledger.active:
+        if pending is not None and pending.elsewhere and not state.is_history:
             self.queue.add_after(state.uid, PENDING_SECONDS)  # nothing else tells when they wait no more
 
     def _pending(self, state: StudyState) -> MaxPending | None:
