@@ -20,7 +20,7 @@ from hpo_operator.cluster.claims import GPU_CLASSES, claimed_gpus
 from hpo_operator.cluster.client import CLAIMS, PODS, STUDIES, TRIALS, Client, Object, RequestFailed
 from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
-from hpo_operator.cluster.executor import CREATION, REFUSED_FOR_GOOD, Executor, NameConflict
+from hpo_operator.cluster.executor import REFUSED_FOR_GOOD, Executor, NameConflict
 from hpo_operator.cluster.kinds import KindNotAllowed, WorkloadKind, kind_of
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import (
@@ -34,7 +34,7 @@ from hpo_operator.cluster.rendering import (
     workload_manifest,
 )
 from hpo_operator.cluster.results import Gatherer
-from hpo_operator.cluster.store import Store, StudyState, list_everything, read_study_object, read_trial, version_of
+from hpo_operator.cluster.store import CREATION, Store, StudyState, list_everything, read_study_object, read_trial, version_of
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger, earlier_trials, nothing_to_learn
 from hpo_operator.planner import Action, Ask, MaxPending, Refusal, plan, rejected, trial_of

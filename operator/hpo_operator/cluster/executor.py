@@ -19,7 +19,7 @@ from hpo_operator.cluster.client import JOBS, STUDIES, TRIALS, Client, Object, R
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.rendering import trial_manifest, workload_manifest
-from hpo_operator.cluster.store import StudyState, version_of
+from hpo_operator.cluster.store import CREATION, StudyState, version_of
 from hpo_operator.planner import (
     Action,
     Ask,
@@ -38,7 +38,7 @@ from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialSt
 
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
 TOGETHER_SECONDS = 2.0  # for so long at most a Trial's workload waits for the Trials that are created together with it
-CREATION, STATUS, CLEANUP = "creation", "status", "cleanup"  # requests that are not about one Trial that there is
+STATUS, CLEANUP = "status", "cleanup"  # requests that are not about one Trial that there is, as CREATION
 
 
 TOLD = c.FAILURES | c.INFEASIBILITIES | c.LOSSES | {c.EARLY_STOPPED, c.DONOR_UNAVAILABLE, c.UNSCHEDULABLE, c.IMAGE_PULL}

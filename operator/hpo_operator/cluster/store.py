@@ -40,6 +40,7 @@ Object = dict[str, Any]
 STUDY_WRITE_SECONDS = 1.0
 NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed"
 NUMBERS_AT_ONCE = 200  # of Trials whose pods are asked for by one request, which has a limited length
+CREATION = "creation"  # the key of the request that creates Trials, which is about none that there is
 CONCURRENCY = 16  # requests of one Study at a time; more only queue up in the API server
 
 
@@ -143,12 +144,13 @@ class StudyState:
         )
 
     def pods_waiting(self) -> int:
-        """How many of its pods wait to run, those of workloads that are being created included."""
+        """How many of its pods wait to run, those of workloads included that are being created, or follow the Trials that are."""
         if self.study is None or self.ledger is None:
             return 0
         waiting = count_waiting(self.workload(number) for number in self.ledger.active if number in self.workloads)
-        starting = sum(1 for number in self.requests if number in self.ledger.active and number not in self.workloads)
-        return (waiting + starting) * self.pods_each
+        starting = {*self.requests, *(self.own if CREATION in self.requests else ())} & self.ledger.active.keys()
+        following = len(self.wanted) if CREATION in self.requests else 0
+        return (waiting + len(starting - self.workloads.keys()) + following) * self.pods_each
 
     @property
     def is_history(self) -> bool:
