@@ -148,9 +148,11 @@ class StudyState:
         if self.study is None or self.ledger is None:
             return 0
         waiting = count_waiting(self.workload(number) for number in self.ledger.active if number in self.workloads)
-        starting = {*self.requests, *(self.own if CREATION in self.requests else ())} & self.ledger.active.keys()
-        following = len(self.wanted) if CREATION in self.requests else 0
-        return (waiting + len(starting - self.workloads.keys()) + following) * self.pods_each
+        starting = self.requests.keys() & self.ledger.active.keys() - self.workloads.keys()
+        if CREATION in self.requests:  # of those that it has made, and is making, it has not started all
+            starting |= self.own
+            waiting += len(self.wanted)
+        return (waiting + len(starting)) * self.pods_each
 
     @property
     def is_history(self) -> bool:
