@@ -52,12 +52,15 @@ if [ -n "$$missing" ] && [ -n "$${CI:-}" ]; then echo "$$missing"; exit 1; fi; \
 if [ -n "$$missing" ]; then echo "SKIPPED $(2): $$missing"; exit 0; fi
 endef
 
+# Tests on a control plane wait most of their time: two at once, each in namespaces of its own.
+ENCLOSED := $(BIN)/python -m tests.testbed.enclose -- $(BIN)/python
+
 .PHONY: control-plane
 control-plane: $(VENV)/.test  ## Tests on a real control plane: needs Go to build it, and namespaces to enclose it
 	@echo "== Tests on a real control plane (its programs are built at first: some twenty minutes)"
 	@$(call unless_missing,namespaces,tests/control_plane and tests/testbed); \
 	$(BIN)/python -m tests.testbed build control-plane metrics chart queues && \
-	$(BIN)/python -m tests.testbed.enclose -- $(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster"
+	$(BIN)/python -m pytest tests/testbed tests/control_plane -m "not cluster" --dist loadfile --tx '2*popen//python=$(ENCLOSED)'
 
 .PHONY: node
 node: $(VENV)/.test  ## Tests on a real node with real pods: needs root and Debian's packages too
