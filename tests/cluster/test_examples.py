@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 EXAMPLES = [
     Example("digits-svm", "accuracy", max),
-    # So few particles move within so few Trials; by this seed none comes to a bound, where it would rest, whichever is the better one.
+    # So few particles move within so few Trials; by this seed none comes to a bound and rests there, whichever is the better one.
     Example("pso-svm", "accuracy", max, {"algorithm": {"pso": {"swarm": 2}}, "parallelism": 2, "seed": 3}),
     Example("digits-mlp", "val_loss", min),
     Example("command-line-program", "loss", min),
