@@ -248,7 +248,7 @@ def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_ther
         assert int(float(begun_with["words"])) == (2 if donor["spec"].get("restoreFrom") else 1)
 
 
-@pytest.mark.parametrize("name", ["rising", "stored"])
+@pytest.mark.parametrize("name", ["rising", "stored", "learning"])
 def test_the_best_s_weights_stay_whole_and_the_others_are_gone(
     cluster: Cluster, begun: dict[str, Object], drained: int, volume: Path, bucket: Path, name: str
 ) -> None:
@@ -261,7 +261,7 @@ def test_the_best_s_weights_stay_whole_and_the_others_are_gone(
     found = wait_for_trials(cluster, ended, "the end of the cleanup", settled)
     states = {number(each): each["status"]["checkpoint"]["state"] for each in found}
     assert states == {each: "Kept" if each in best else "Collected" for each in states}
-    store = {"rising": volume, "stored": bucket / "team"}[name]
+    store = bucket / "team" if name == "stored" else volume
     below = store / ended["metadata"]["uid"]
     names = {each["metadata"]["name"] for each in found if number(each) in best}
     left = {each.name for each in below.iterdir() if any(each.iterdir())}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from hpo_algorithms.samplers.population import unpacked
 
 from tests.cluster.building import (
     NO_REQUEST,
@@ -27,16 +30,18 @@ pytestmark = pytest.mark.cluster
 
 
 class Example(NamedTuple):
-    """An example, the metric that it is about, and whether more of it is better."""
+    """An example, the metric that it is about, whether more of it is better, and in what else than Trials it is smaller."""
 
     name: str
     metric: str
     best: Any
+    smaller: Mapping[str, Any] = MappingProxyType({})
 
 
 EXAMPLES = [
     Example("digits-svm", "accuracy", max),
-    Example("pso-svm", "accuracy", max),
+    # So few particles move within so few Trials; by this seed none comes to a bound and rests there, whichever is the better one.
+    Example("pso-svm", "accuracy", max, {"algorithm": {"pso": {"swarm": 2}}, "parallelism": 2, "seed": 3}),
     Example("digits-mlp", "val_loss", min),
     Example("command-line-program", "loss", min),
 ]
@@ -50,7 +55,10 @@ COLLEAGUE = "colleague"
 @pytest.fixture(scope="module")
 def begun(cluster: Cluster, namespace: str, begin: Begin) -> dict[str, Object]:
     """All examples, few Trials of each; and one of Trials with GPUs, which somebody else holds as yet."""
-    found = {each.name: begin(example(cluster, each.name, namespace, limits={"maxTrials": TRIALS})) for each in EXAMPLES}
+    found = {
+        each.name: begin(example(cluster, each.name, namespace, **{"limits": {"maxTrials": TRIALS}, **each.smaller}))
+        for each in EXAMPLES
+    }
     cluster.api.create(a_pod_with_gpus(COLLEAGUE, namespace, cluster.gpus))
     found[GPUS] = begin(on_gpus(cluster, namespace))
     return found
@@ -107,6 +115,21 @@ def test_an_example_runs_to_its_end_in_restricted_pods(cluster: Cluster, begun: 
     shown = cluster.kubectl("get", "studies", name, "--namespace", namespace, "--no-headers").split()
     assert shown[:3] == [name, "MaxTrialsReached", f"{TRIALS}/{TRIALS}"]
     assert str(best) in shown
+
+
+def test_particles_move_from_where_their_trials_say_that_they_are(cluster: Cluster, begun: dict[str, Object]) -> None:
+    """Two particles in two generations: a place that is followed by another, which lies its velocity further."""
+    study = end_of(cluster, begun["pso-svm"], PATIENCE)
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    for trial in trials(cluster, study):
+        _, particle, generation, packed = trial["spec"]["memo"].split(" ")
+        place, _, velocity, _ = unpacked(packed)  # of C; the kernel is a name, which has none
+        found[int(particle), int(generation)] = (place, velocity)
+    assert found.keys() == {(0, 0), (1, 0), (0, 1), (1, 1)}
+    for particle in range(2):
+        before, (after, velocity) = found[particle, 0][0], found[particle, 1]
+        assert velocity != 0.0
+        assert after == pytest.approx(before + velocity, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

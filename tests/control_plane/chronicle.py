@@ -69,7 +69,7 @@ class Chronicle:
 
     def created(self, kind: str) -> dict[int, int]:
         """How many objects of a kind there ever were for each Trial's number."""
-        uids = {(_number(each.object), each.object["metadata"]["uid"]) for each in self.events(kind)}
+        uids = {(_number(each.object), each.object["metadata"]["uid"]) for each in self.events(kind) if _is_of_a_trial(each.object)}
         return dict(sorted(Counter(number for number, _ in uids).items()))
 
     def most_running(self) -> int:
@@ -79,6 +79,8 @@ class Chronicle:
         running: set[int] = set()
         most = 0
         for event in self.events("Job", "Pod"):
+            if not _is_of_a_trial(event.object):
+                continue
             number = _number(event.object)
             _apply(jobs[number] if event.kind == "Job" else pods[number], event)
             if _runs(jobs[number].values(), pods[number].values()):
@@ -154,6 +156,11 @@ def _apply(objects: dict[str, Object], event: Event) -> None:
         objects.pop(uid, None)
     else:
         objects[uid] = event.object
+
+
+def _is_of_a_trial(obj: Object) -> bool:
+    """Whether an object has a Trial's number; what removes checkpoints has none."""
+    return NUMBER in (obj["metadata"].get("labels") or {})
 
 
 def _number(obj: Object) -> int:

@@ -107,14 +107,14 @@ def namespaces(studies: ControlPlane) -> Iterator[Callable[[], str]]:
         studies.api.delete("v1", "Namespace", name, namespace="")
 
 
-Lives = Callable[[], Life]
+Lives = Callable[..., Life]
 
 
 @pytest.fixture
 def lives(studies: ControlPlane, operators: Operators, namespaces: Callable[[], str]) -> Iterator[Lives]:
     """Makes Studies in namespaces of their own."""
     with ExitStack() as stack:
-        yield lambda: Life(studies, namespaces(), operators, stack)
+        yield lambda **spec: Life(studies, namespaces(), operators, stack, **spec)
 
 
 _undisturbed: list[Result] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 from tests.control_plane.building import Result, end_of, has_ended, no_workloads, study
 from tests.control_plane.chronicle import Chronicle
@@ -16,11 +17,13 @@ PARALLELISM = 2
 
 
 class Life:
-    """One Study in a namespace of its own, whose operator is behind a proxy."""
+    """One Study in a namespace of its own, whose operator is behind a proxy; `spec` is what it has of its own."""
 
-    def __init__(self, plane: ControlPlane, namespace: str, make: Callable[..., OperatorProcess], stack: ExitStack) -> None:
+    def __init__(
+        self, plane: ControlPlane, namespace: str, make: Callable[..., OperatorProcess], stack: ExitStack, **spec: Any
+    ) -> None:
         self._plane = plane
-        self.study = study("small", namespace, trials=TRIALS, parallelism=PARALLELISM, workloadTTLSeconds=0)
+        self.study = study("small", namespace, trials=TRIALS, parallelism=PARALLELISM, workloadTTLSeconds=0, **spec)
         self.proxy = stack.enter_context(Proxy(plane.server, plane.certificate))
         self.chronicle = stack.enter_context(Chronicle(plane, namespace))
         self.operator = make(namespace, through=self.proxy)

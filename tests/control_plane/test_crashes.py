@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from tests.control_plane.building import PATIENCE, Result, has_ended, reason, study, wait_for_trials
+from tests.control_plane.building import PATIENCE, POPULATION, Result, claim, has_ended, reason, study, wait_for_trials
 from tests.control_plane.conftest import Lives, Operators
 from tests.control_plane.life import TRIALS, Life
 from tests.control_plane.proxy import Call, Hold, Kill, Where, creates, writes
 from tests.testbed import ControlPlane, Object, ProcessDied, wait_until
-from tests.testbed.simulation import DELAY, NEVER
+from tests.testbed.simulation import DELAY, MESSAGE, NEVER, SAVED
 
 pytestmark = pytest.mark.control_plane
 
@@ -116,6 +116,39 @@ def test_an_operator_killed_at_a_write_carries_the_Study_to_the_same_end(
         running = {instant: pool.submit(flaws, made[instant], *INSTANTS[instant]) for instant in INSTANTS}
         found = {instant: each.result() for instant, each in running.items()}
     assert found == {instant: [] for instant in INSTANTS}
+
+
+def test_an_operator_killed_before_and_after_each_write_between_two_generations_carries_a_population_to_the_same_end(
+    studies: ControlPlane, lives: Lives
+) -> None:
+    """From the result of the first generation's last member to the workload of the second one's."""
+
+    def population() -> Life:
+        life = lives(says={MESSAGE: SAVED}, **POPULATION)
+        claim(studies, life.namespace)
+        return life
+
+    plain, life = population(), population()
+    plain.begin()
+    undisturbed = plain.finish()
+    assert plain.flaws(undisturbed) == []
+    assert [trial[-1] is None for trial in undisturbed.trials] == [True, True, False, False], "the second generation has donors"
+    plain.operator.kill()
+
+    kills = [life.kill_at(ends("trials"), skip=1, executed=False)]
+    life.begin()
+    for executed in itertools.cycle((True, False)):
+        assert kills[-1].done.wait(PATIENCE)
+        call = kills[-1].call
+        if call and not executed and creates("jobs")(call) and call.object["metadata"]["name"] == "small-3":
+            break
+        kills.append(life.kill_at(writes, executed=executed))
+        life.operator.start()
+    life.proxy.mend()
+    life.operator.start()
+    assert life.flaws(undisturbed) == []
+    killed = {(kill.call.method, kill.call.resource) for kill in kills if kill.call}
+    assert killed >= {("PATCH", "trials"), ("POST", "trials"), ("POST", "jobs")}
 
 
 def test_a_killed_operator_leaves_no_process_behind(studies: ControlPlane, namespace: str, operators: Operators) -> None:

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 from hpo_algorithms import Space
+from hpo_operator import conditions as c
+from hpo_operator.local.runner import LocalRunner
 from hpo_operator.manifests import read_file, study_document
 from hpo_operator.validation import notes, read_study
+
+from tests.unit.operator.local_studies import without_a_worker
 
 EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/study.yaml"))
 SHOWN = {"digits-svm", "pso-svm", "digits-mlp", "digits-pbt", "digits-pb2", "command-line-program"}
@@ -69,3 +73,24 @@ def test_it_is_explained_on_half_a_page(path):
     lines = (path.parent / "README.md").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert 5 <= len(lines) <= 20
+
+
+def test_the_population_of_networks_trains_on_here_from_what_its_members_have_saved(tmp_path, monkeypatch):
+    """Two members for two generations of two epochs. The program is that of digits-pb2, which runs on a cluster."""
+    without_a_worker(monkeypatch)
+    (path,) = (each for each in EXAMPLES if each.parent.name == "digits-pbt")
+    assert (path.parent / "train.py").read_bytes() == (path.parents[1] / "digits-pb2" / "train.py").read_bytes()
+    data = study_document(read_file(path), str(path)).data
+    shorter = {"algorithm": {"pbt": {"population": 2}}, "budget": {"min": 2, "max": 4, "unit": "epochs"}, "parallelism": 1}
+    runner = LocalRunner(read_study({**data, "spec": {**data["spec"], **shorter}}), path.parent, tmp_path / "results")
+    ended = runner.run()
+    assert c.reason(ended.status.conditions, c.SUCCEEDED) == c.SCHEDULE_FINISHED
+    trials = [runner.trials[number] for number in range(4)]
+    assert {c.reason(each.status.conditions, c.SUCCEEDED) for each in trials} == {c.COMPLETED}
+    copied = 0
+    for trial in trials[2:]:
+        donor = trials[trial.spec.restore_from.number]
+        assert (trial.status.restored.trial_name, trial.status.restored.step) == (donor.metadata.name, 2)
+        assert trial.status.observation.step == 4
+        copied += donor.spec.slot.member != trial.spec.slot.member
+    assert copied == 1

@@ -271,6 +271,24 @@ def test_after_kill_9_a_trial_goes_on_from_its_own_newest_checkpoint(laptop, pro
     assert trials[0].status.checkpoint.step == 4
 
 
+def test_after_kill_9_a_promoted_trial_goes_on_from_its_own_newest_checkpoint_and_no_more_from_its_donor_s(laptop):
+    write(laptop, parallelism=1)
+    (laptop.folder / "stop-6-3").touch()
+    process = laptop.start("--quiet")
+    wait_until(lambda: laptop.lines("waits"), "the last rung trains", process)
+    process.kill()
+    process.wait()
+    (laptop.folder / "stop-6-3").unlink()
+    trials = run(laptop)
+    donor = trials[trials[6].spec.restore_from.number]
+    first, again = (each for each in began(laptop) if each[0] == 6)
+    assert first == (6, 2, donor.status.checkpoint.digest, donor.metadata.name)
+    assert (again[1], again[3]) == (3, "-"), "its own, which is nobody's copy"
+    assert again[2] != donor.status.checkpoint.digest
+    assert steps(laptop) == 4 * 1 + 2 * 1 + 1 * 2, "no step was trained twice"
+    assert (reason(trials[6]), trials[6].status.checkpoint.step) == (c.COMPLETED, 4)
+
+
 @pytest.mark.parametrize("act", [9, 41, 70, 92, 115, 130])
 def test_killed_at_any_act_the_runner_comes_to_the_same_end_and_the_same_store(tmp_path, laptop, act):
     write(laptop, parallelism=1, **ORDERED)

@@ -1,15 +1,17 @@
 """Populations on a laptop: real programs, real checkpoints, what `hpo lineage` tells and what `hpo replay` trains again."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
+from hpo_algorithms import Optimizer, Space
 from hpo_operator import conditions as c
-from hpo_operator.local import lineage
+from hpo_operator.local import lineage, runner
 from hpo_operator.local.store import open_for_reading
 
-from tests.unit.operator.local_studies import Fork, Laptop, kill_at, without_a_worker
-from tests.unit.operator.test_local_checkpoints import TRAINING, began
+from tests.unit.operator.local_studies import Fork, Laptop, alive, kill_at, wait_until, without_a_worker
+from tests.unit.operator.test_local_checkpoints import TRAINING, began, kept
 
 POPULATION = {
     "algorithm": {"pbt": {"population": 4, "truncation": 0.25}},
@@ -45,8 +47,9 @@ def member(trial):
         {"pbt": {"population": 4, "truncation": 0.25}},
         {"pbt": {"population": 4, "mode": "asynchronous", "exploit": "tournament"}},
         {"pb2": {"population": 4}},
+        {"pb2": {"population": 4, "mode": "asynchronous"}},
     ],
-    ids=["pbt", "asynchronous", "pb2"],
+    ids=["pbt", "asynchronous", "pb2", "asynchronous pb2"],
 )
 def test_the_loser_starts_from_the_winner_s_weights_to_the_last_bit(laptop, algorithm):
     trials = run(laptop, algorithm=algorithm)
@@ -73,6 +76,22 @@ def test_no_step_is_trained_twice_and_each_member_trains_the_whole_budget(laptop
     (best, *_) = laptop.recorded().status.best
     weights = laptop.results / "checkpoints" / laptop.trials()[best.number].status.checkpoint.path / "weights.json"
     assert [step for _, step in json.loads(weights.read_text())] == [1, 2, 3, 4, 5, 6]
+
+
+def test_weights_of_generations_that_are_over_go_from_the_disk_while_the_population_trains_on(laptop):
+    (laptop.folder / "stop-9-6").touch()
+    laptop.write(laptop.script("train.py", TRAINING), **{**POPULATION, "parallelism": 1})
+    process = laptop.start("--quiet")
+    wait_until(lambda: laptop.lines("waits"), "the last generation trains", process)
+    wait_until(lambda: kept(laptop) == {*range(4, 10)}, "the first generation goes", process)
+    process.kill()
+    process.wait()
+    (laptop.folder / "stop-9-6").unlink()
+    laptop.runner().run()
+    best = {each.number for each in laptop.recorded().status.best}
+    assert kept(laptop) == best == {*range(8, 12)}
+    states = {trial.spec.number: trial.status.checkpoint.state for trial in laptop.trials()}
+    assert states == {number: "Kept" if number in best else "Collected" for number in range(12)}
 
 
 @pytest.mark.parametrize("act", [12, 47, 80, 111])
@@ -122,6 +141,41 @@ def test_a_member_that_fails_every_generation_is_replaced_by_a_copy_of_a_good_on
         assert member(trials[trials[number].spec.restore_from.number]) != 3
 
 
+HANGING = """
+import os, time
+if os.environ["HPO_TRIAL_NUMBER"] == "3":
+    with open("aside", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("aside", "hangs")
+    time.sleep(600)
+"""
+
+
+def test_a_member_that_hangs_is_timed_out_counted_as_failed_and_replaced_by_a_copy_of_a_good_one(laptop, monkeypatch):
+    """An hour goes by for the runner while it hangs, and nothing else runs."""
+    hangs = laptop.folder / "hangs"
+
+    def now():
+        waiting = hangs.exists() and alive(int(hangs.read_text()))
+        return datetime.now(UTC) + timedelta(hours=waiting)
+
+    monkeypatch.setattr(runner, "_now", now)
+    trials = run(laptop, HANGING + TRAINING, parallelism=1, limits={"trialTimeoutSeconds": 1800, "maxFailedTrials": 1})
+    assert laptop.ended() == c.SCHEDULE_FINISHED
+    assert laptop.reasons() == [c.TIMED_OUT if number == 3 else c.COMPLETED for number in range(12)]
+    assert laptop.recorded().status.trials.failed == 1
+    assert trials[7].spec.origin == "Perturbed"
+    assert member(trials[trials[7].spec.restore_from.number]) != 3
+
+
+def test_a_population_of_which_all_members_fail_in_one_generation_is_lost(laptop):
+    trials = run(laptop, "import hpo\nif hpo.budget() == 4: raise SystemExit(1)\n" + TRAINING)
+    assert laptop.ended() == c.POPULATION_LOST
+    assert laptop.reasons() == [c.COMPLETED] * 4 + [c.PROGRAM_FAILED] * 4
+    assert {trial.spec.budget for trial in trials.values()} == {2, 4}
+    assert kept(laptop) == {each.number for each in laptop.recorded().status.best} == set(range(4))
+
+
 def test_a_population_that_leaves_no_checkpoint_is_lost_and_says_what_is_missing(laptop):
     run(laptop, "import hpo; hpo.report(step=hpo.budget(), loss=hpo.parameters().x)")
     assert laptop.ended() == c.POPULATION_LOST
@@ -134,6 +188,45 @@ def test_a_study_without_a_store_of_checkpoints_is_refused(laptop, capsys):
     laptop.write(laptop.script("train.py", TRAINING), **{**POPULATION, "checkpoints": None})
     assert laptop.hpo("validate", laptop.folder / "study.json") == 2
     assert "spec.algorithm.pbt: needs a store of checkpoints" in capsys.readouterr().err
+
+
+# Generations without weights: where a particle is, and in which generation a child, stands in the memos alone
+
+
+def wanting(x, y):
+    """What the program below reports."""
+    return (x - 0.3) ** 2 + 2 * (y - 0.6) ** 2
+
+
+SWARM = {"pso": {"mode": "generational", "swarm": 4}}
+BREED = {"ga": {"mode": "generational", "population": 4, "tournament": 2}}
+PLANE = [{"name": name, "float": {"min": 0, "max": 1}} for name in "xy"]
+
+
+@pytest.mark.parametrize("algorithm", [SWARM, BREED], ids=["pso", "ga"])
+def test_three_generations_are_those_of_the_library_with_the_same_seed_also_when_the_runner_begins_anew(laptop, algorithm):
+    program = """
+    import hpo
+    x, y = hpo.parameters().x, hpo.parameters().y
+    hpo.report(loss=(x - 0.3) ** 2 + 2 * (y - 0.6) ** 2)
+    """
+    for most in (6, 12):
+        limits = {"maxTrials": most}
+        laptop.write(
+            laptop.script("train.py", program), algorithm=algorithm, parameters=PLANE, limits=limits, parallelism=1, seed=3
+        )
+        laptop.runner().run()
+    optimizer = Optimizer(Space.from_spec(PLANE), algorithm, seed=3)
+    for _ in range(12):
+        asked = optimizer.ask()
+        optimizer.tell(asked.number, wanting(**asked.params))
+    found = laptop.trials()
+    assert [{pair.name: float(pair.value) for pair in trial.spec.parameters} for trial in found] == [
+        dict(trial.params) for trial in optimizer.history
+    ]
+    assert [trial.spec.memo for trial in found] == [trial.memo for trial in optimizer.history]
+    generations = [int(trial.spec.memo.split()[2 if "pso" in algorithm else 1]) for trial in found]
+    assert generations == [0] * 4 + [1] * 4 + [2] * 4
 
 
 # Lineage
