@@ -57,6 +57,9 @@ class CheckpointNotSaved(HPOError, OSError):
         self.errno = number
         self.args = field, value, rule, remedy, number
 
+    def __str__(self) -> str:
+        return f"{self.field} {self.value!r}: {self.rule}. {self.remedy}."  # the end of a long path says which Trial's it is
+
 
 class InvalidReport(HPOError, ValueError):
     """A report was refused; nothing of it was kept."""
