@@ -27,8 +27,8 @@ there is one, or else a copy of the donor's, compared with the digest. May be ru
 `remove` removes the checkpoints of these Trials from below a URL in an object store, and nothing else.
 
 `restore` prints the final message, one line of JSON; it is the last line of HPO_TERMINATION_FILE, too. The exit code is 0; 87 if
-the donor's checkpoint is missing or damaged, 1 if the own folder is full or fails, 2 if the command line is wrong, 127 if there
-is no such program.
+the donor's checkpoint is missing or damaged, 1 if the own folder is full or fails, or if a store stays away for three minutes, 2 if
+the command line is wrong, 127 if there is no such program.
 """
 
 _OPTIONS = {
@@ -43,7 +43,7 @@ _BAD_INPUT, _FAULT, _NO_PROGRAM = 2, 1, 127
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command and returns its exit code; `DonorUnavailable` is a SystemExit with its own."""
+    """Runs the command and returns its exit code; `DonorUnavailable` and `CheckpointNotLoaded` are a SystemExit with their own."""
     if list(arguments) in (["-h"], ["--help"], ["restore", "-h"], ["restore", "--help"]):
         print(USAGE, end="")
         return 0

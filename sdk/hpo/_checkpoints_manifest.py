@@ -20,20 +20,15 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from hpo._checkpoints_reading import CHUNK, Damaged, chunks, read
 from hpo._values import HIGHEST_STEP
 
 MANIFEST = "manifest.json"
-
-CHUNK = 1024 * 1024
 
 # A manifest of a hundred thousand files takes 20 MB; more than this is none.
 _LARGEST_MANIFEST = 64 * 1024 * 1024
 
 _LONGEST_PATH = 1024
-
-
-class Damaged(Exception):
-    """A folder is not the complete checkpoint that it should be; `str()` says why."""
 
 
 class Irregular(Exception):
@@ -90,17 +85,17 @@ class Manifest(NamedTuple):
 
 
 def read_manifest(folder: str) -> Manifest:
-    """The manifest of a checkpoint's folder, itself consistent; raises `Damaged`, also where there is none."""
-    try:
-        descriptor = os.open(os.path.join(folder, MANIFEST), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    """The manifest of a checkpoint's folder, itself consistent; raises `Damaged`, also where there is none, and `Unreadable`."""
+    path = os.path.join(folder, MANIFEST)
+
+    def content() -> bytes:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            content = _all_of(descriptor) if regular else b""
+            return _all_of(descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from None
-    return parse_manifest(content)
+
+    return parse_manifest(read(MANIFEST, path, content))
 
 
 def parse_manifest(content: bytes) -> Manifest:
@@ -118,7 +113,10 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def verify(folder: str, manifest: Manifest) -> None:
-    """Reads all files of a checkpoint; raises `Damaged` unless they are the manifest's, no more, no fewer, to the last bit."""
+    """Reads all files of a checkpoint; raises `Damaged` unless they are the manifest's, no more, no fewer, to the last bit.
+
+    Raises `Unreadable`, too, as all that reads here.
+    """
     check_names(folder, manifest)
     for entry in manifest.files:
         check_content(entry, fingerprint(os.path.join(folder, entry.path)))
@@ -127,11 +125,9 @@ def verify(folder: str, manifest: Manifest) -> None:
 def check_names(folder: str, manifest: Manifest) -> None:
     """Raises `Damaged` unless the folder's files are those of the manifest."""
     try:
-        names = {path for path in tree(folder) if path != MANIFEST}
+        names = read("the folder", folder, lambda: {path for path in tree(folder) if path != MANIFEST})
     except Irregular as error:
         raise Damaged(str(error)) from None
-    except OSError as error:
-        raise Damaged(f"the folder cannot be listed ({error.strerror})") from None
     same_names(manifest, names)
 
 
@@ -152,25 +148,12 @@ def check_content(entry: Entry, found: tuple[int, str]) -> None:
 
 
 def fingerprint(path: str) -> tuple[int, str]:
-    """A file's size and SHA-256; raises `Damaged` where it cannot be read."""
+    """A file's size and SHA-256; raises `Damaged` where it is gone."""
     size, sha256 = 0, hashlib.sha256()
     for chunk in chunks(path):
         size += len(chunk)
         sha256.update(chunk)
     return size, sha256.hexdigest()
-
-
-def chunks(path: str) -> Iterator[bytes]:
-    """A regular file's content in pieces; raises `Damaged` where it cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            while chunk := os.read(descriptor, CHUNK):
-                yield chunk
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise Damaged(f"{os.path.basename(path)!r} cannot be read ({error.strerror})") from None
 
 
 def tree(folder: str, prefix: str = "") -> Iterator[str]:

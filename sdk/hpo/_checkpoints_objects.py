@@ -13,6 +13,7 @@ AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL do for S3.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -24,19 +25,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpo._checkpoints_manifest import CHUNK, MANIFEST, CopiedFrom, Damaged, Entry, Manifest, parse_manifest, same_names
+from hpo import _checkpoints_reading as reading
+from hpo._checkpoints_manifest import MANIFEST, CopiedFrom, Entry, Manifest, parse_manifest, same_names
+from hpo._checkpoints_reading import CHUNK, Damaged, Unreadable, is_away, read_on, waited_for
 from hpo._checkpoints_store import Store, write_compared
 from hpo._errors import CheckpointNotSaved, InvalidEnvironment
 from hpo._notices import note, note_once
 
 _OBJECT = re.compile(r"step-(0|[1-9]\d{0,15})/(.+)")
 
-# By itself obstore gives up after two seconds.
-_PATIENCE: dict[str, Any] = {
-    "max_retries": 100,
-    "retry_timeout": timedelta(seconds=180),
-    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
-}
+# Of obstore's own 30 s twelve parts of an upload at once would need 2 MiB/s, which many Trials that save together may not have.
+REQUEST_SECONDS = 90.0
 
 
 def is_url(place: str) -> bool:
@@ -56,21 +55,23 @@ class Objects:
         self.url = url.rstrip("/")
         self._obstore: Any = obstore
         with self._no_faults():
-            self._store = self._obstore.store.from_url(self.url, retry_config=_PATIENCE, **_connection(url))
+            self._store = self._obstore.store.from_url(self.url, retry_config=_retries(), **_connection(url))
 
     def names(self, below: str = "") -> list[str]:
         """The names of all objects below one, relative to the URL."""
         with self._no_faults():
             return [each["path"] for page in self._obstore.list(self._store, prefix=below or None) for each in page]
 
-    def read(self, name: str) -> bytes:
-        """An object's content; FileNotFoundError where there is none."""
-        return b"".join(self.chunks(name))
+    def pieces(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """An object's content from a byte on; FileNotFoundError where there is none.
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """An object's content in pieces."""
+        May break off, and is then to be called again: obstore goes on by itself, but only for so long after the first byte.
+        """
         with self._no_faults():
-            for piece in self._obstore.get(self._store, name).stream(min_chunk_size=CHUNK):
+            if offset and offset == self._obstore.head(self._store, name)["size"]:
+                return  # no store gives the empty rest of an object
+            options = {"range": {"offset": offset}} if offset else None
+            for piece in self._obstore.get(self._store, name, options=options).stream(min_chunk_size=CHUNK):
                 yield bytes(piece)
 
     def put(self, name: str, content: bytes | Path) -> None:
@@ -82,18 +83,26 @@ class Objects:
         """Removes objects, in this order as far as the manifest is concerned: it goes before all others."""
         first = [name for name in names if name.endswith("/" + MANIFEST)]
         for some in (first, [name for name in names if name not in set(first)]):
-            if some:
-                with self._no_faults():
-                    self._obstore.delete(self._store, some)
+            if some:  # obstore does not ask again when it has heard nothing, for it cannot know that this may be asked twice
+                waited_for(self.url, partial(self._delete, some), is_away)
+
+    def _delete(self, names: list[str]) -> None:
+        with self._no_faults():
+            self._obstore.delete(self._store, names)
 
     @contextmanager
     def _no_faults(self) -> Iterator[None]:
+        exceptions = self._obstore.exceptions
         try:
             yield
-        except self._obstore.exceptions.NotFoundError as error:
-            raise FileNotFoundError(2, f"no such object: {_first_line(error)}") from None
-        except self._obstore.exceptions.BaseError as error:
-            raise OSError(5, f"{self.url}: {_first_line(error)}") from None
+        except (FileNotFoundError, exceptions.NotFoundError) as error:
+            raise FileNotFoundError(errno.ENOENT, f"no such object: {_first_line(error)}") from None
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise PermissionError(errno.EACCES, f"{self.url}: {_first_line(error)}") from None
+        except exceptions.GenericError as error:
+            raise OSError(errno.EIO, f"{self.url}: {_first_line(error)}") from None
+        except exceptions.BaseError as error:
+            raise OSError(errno.EINVAL, f"{self.url}: {_first_line(error)}") from None
 
 
 class ObjectStore:
@@ -110,7 +119,7 @@ class ObjectStore:
         return self._here.path(step)
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, the newest first; raises `CheckpointNotSaved` where the store does not answer."""
+        """The steps of all complete checkpoints, the newest first; raises `Unreadable`."""
         return sorted((step for step, names in self._by_step().items() if MANIFEST in names), reverse=True)
 
     def turn(self) -> AbstractContextManager[None]:
@@ -118,11 +127,14 @@ class ObjectStore:
         return self._here.turn()
 
     def manifest(self, step: int) -> Manifest:
-        """The manifest of a complete checkpoint; raises `Damaged`."""
+        """The manifest of a complete checkpoint; raises `Damaged` and `Unreadable`."""
         return Checkpointed(f"{self.folder}/step-{step}").manifest()
 
     def newest_intact(self, at_least: int = 0) -> Manifest | None:
-        """The newest checkpoint that is whole to the last bit, which is brought here; damaged ones are told and removed."""
+        """The newest checkpoint that is whole to the last bit, which is brought here; damaged ones are told and removed.
+
+        Raises `Unreadable`.
+        """
         for step in self.steps():
             if step < at_least:
                 break
@@ -143,7 +155,7 @@ class ObjectStore:
         return self._uploaded(self._here.write(step, writer))
 
     def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom]) -> Manifest:
-        """Makes one's own of another's checkpoint; raises `Damaged` and `CheckpointNotSaved`."""
+        """Makes one's own of another's checkpoint; raises `Damaged`, `Unreadable` and `CheckpointNotSaved`."""
         return self._uploaded(self._brought(source, copy_file, origin))
 
     def prune(self) -> None:
@@ -154,7 +166,7 @@ class ObjectStore:
             for step in found:
                 if complete and step not in complete[: self._keep] and step < complete[0]:
                     self.remove(step)
-        except CheckpointNotSaved as error:
+        except (CheckpointNotSaved, Unreadable) as error:
             note_once("prune", str(error))
 
     def remove(self, step: int) -> None:
@@ -187,9 +199,8 @@ class ObjectStore:
 
     def _by_step(self) -> dict[int, set[str]]:
         found: dict[int, set[str]] = {}
-        with self._faults_told("cannot be listed"):
-            for match in filter(None, map(_OBJECT.fullmatch, self._objects.names())):
-                found.setdefault(int(match[1]), set()).add(match[2])
+        for match in filter(None, map(_OBJECT.fullmatch, _listed(self._objects))):
+            found.setdefault(int(match[1]), set()).add(match[2])
         return found
 
     @contextmanager
@@ -204,41 +215,34 @@ class ObjectStore:
 
 
 class Checkpointed:
-    """One checkpoint in an object store, to be read."""
+    """One checkpoint in an object store, to be read; what is gone or differs is `Damaged`, a store that is away `Unreadable`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._objects = Objects(url)
 
     def manifest(self) -> Manifest:
-        """Its manifest; raises `Damaged`."""
-        try:
-            return parse_manifest(self._objects.read(MANIFEST))
-        except OSError as error:
-            raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from None
+        """Its manifest."""
+        return parse_manifest(b"".join(self._chunks(MANIFEST)))
 
     def check_names(self, manifest: Manifest) -> None:
         """Raises `Damaged` unless its files are those of the manifest."""
-        try:
-            names = set(self._objects.names())
-        except OSError as error:
-            raise Damaged(f"it cannot be listed ({error.strerror})") from None
-        same_names(manifest, names - {MANIFEST})
+        same_names(manifest, set(_listed(self._objects)) - {MANIFEST})
 
     def copy_file(self, entry: Entry, path: str) -> None:
-        """Brings one file here and compares it on the way; raises `Damaged` for the store's faults, `OSError` for the target's."""
-        write_compared(self._chunks(entry), entry, path)
+        """Brings one file here and compares it on the way; raises `OSError` for the target's faults."""
+        write_compared(self._chunks(entry.path), entry, path)
 
-    def _chunks(self, entry: Entry) -> Iterator[bytes]:
-        pieces = self._objects.chunks(entry.path)
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration:
-                return
-            except OSError as error:
-                raise Damaged(f"{entry.path!r} cannot be read ({error.strerror})") from None
-            yield piece
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        return read_on(repr(name), f"{self.url}/{name}", partial(self._objects.pieces, name))
+
+
+def _listed(objects: Objects) -> list[str]:
+    """The names of all objects; raises `Unreadable`."""
+    try:
+        return objects.names()
+    except OSError as error:
+        raise Unreadable(objects.url, error) from error
 
 
 def remove_below(url: str, names: list[str]) -> None:
@@ -253,13 +257,28 @@ def remove_below(url: str, names: list[str]) -> None:
             found = objects.names(name)
 
 
+def _retries() -> dict[str, Any]:
+    """How long obstore tries a request again: as long as is waited for a folder. By itself it gives up after two seconds."""
+    first, longest = reading.FIRST_PAUSE_SECONDS, reading.LONGEST_PAUSE_SECONDS
+    return {
+        "max_retries": 100,
+        "retry_timeout": timedelta(seconds=reading.PATIENCE_SECONDS),
+        "backoff": {"init_backoff": timedelta(seconds=first), "max_backoff": timedelta(seconds=longest), "base": 2},
+    }
+
+
 def _connection(url: str) -> dict[str, Any]:
-    """What obstore does not take from the environment by itself: an S3 endpoint for this service alone, and one without TLS."""
+    """How long one request may take, and of an S3 endpoint what obstore does not take from the environment by itself.
+
+    That is one for this service alone, and one without TLS.
+    """
+    options: dict[str, Any] = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
     if not url.startswith("s3:"):
-        return {}
+        return {"client_options": options}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    plain = {"client_options": {"allow_http": True}} if endpoint and endpoint.startswith("http://") else {}
-    return {**({"endpoint": endpoint} if endpoint else {}), **plain}
+    if endpoint and endpoint.startswith("http://"):
+        options["allow_http"] = True
+    return {"client_options": options, **({"endpoint": endpoint} if endpoint else {})}
 
 
 def _scratch(url: str) -> str:

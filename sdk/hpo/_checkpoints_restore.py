@@ -2,7 +2,8 @@
 
 A donor's checkpoint is a finished one of another Trial, mounted read-only, that never changes. It is copied aside, flushed,
 compared with the digest that was recorded when the donor saved it, and only then gets its name. What is missing or differs
-is `DonorUnavailable`: starting from nothing in silence would hand the algorithm a result that means something else.
+is `DonorUnavailable`: starting from nothing in silence would hand the algorithm a result that means something else. What merely
+cannot be read says nothing of the donor, and nothing is held against it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,9 @@ import os
 import time
 from typing import NamedTuple
 
-from hpo._checkpoints_manifest import (
-    CopiedFrom,
-    Damaged,
-    Entry,
-    Manifest,
-    check_names,
-    chunks,
-    read_manifest,
-)
+from hpo._checkpoints_manifest import CopiedFrom, Entry, Manifest, check_names, read_manifest
 from hpo._checkpoints_objects import Checkpointed, ObjectStore, is_url
+from hpo._checkpoints_reading import Damaged, chunks
 from hpo._checkpoints_store import Store, write_compared
 from hpo._environment import Donor
 from hpo._notices import note
@@ -41,7 +35,7 @@ def start_from(store: Store | ObjectStore, donor: Donor | None, start_step: int)
     """The checkpoint to start from, in the Trial's own folder and checked to the last bit; None where it starts from nothing.
 
     Its own checkpoints go before the donor's, unless they are older. May be called as often as one likes, by several
-    processes at once. Raises `Unavailable`, and `CheckpointNotSaved` where the own folder fails.
+    processes at once. Raises `Unavailable`, `Unreadable`, and `CheckpointNotSaved` where the own folder fails.
     """
     with store.turn():
         own = store.newest_intact(at_least=donor.step if donor else 0)
@@ -59,7 +53,7 @@ def start_from(store: Store | ObjectStore, donor: Donor | None, start_step: int)
 
 
 def copy(store: Store | ObjectStore, donor: Donor) -> Manifest:
-    """Copies a donor's checkpoint into the Trial's own folder; raises `Unavailable` and `CheckpointNotSaved`."""
+    """Copies a donor's checkpoint into the Trial's own folder; raises `Unavailable`, `Unreadable` and `CheckpointNotSaved`."""
     begun = time.monotonic()
     try:
         source: Folder | Checkpointed = Checkpointed(donor.folder) if is_url(donor.folder) else Folder(donor.folder)
@@ -94,5 +88,5 @@ class Folder:
         check_names(self._folder, manifest)
 
     def copy_file(self, entry: Entry, path: str) -> None:
-        """Copies one file and compares it on the way; raises `Damaged` for the donor's faults, `OSError` for the target's."""
+        """Copies one file and compares it on the way; raises `Damaged`, `Unreadable`, and `OSError` for the target's faults."""
         write_compared(chunks(os.path.join(self._folder, entry.path)), entry, path)

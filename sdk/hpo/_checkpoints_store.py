@@ -25,10 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpo._checkpoints_manifest import (
-    CHUNK,
     MANIFEST,
     CopiedFrom,
-    Damaged,
     Entry,
     Irregular,
     Manifest,
@@ -37,6 +35,7 @@ from hpo._checkpoints_manifest import (
     tree,
     verify,
 )
+from hpo._checkpoints_reading import CHUNK, Damaged, Unreadable, is_away, read, stands, waited_for
 from hpo._errors import CheckpointNotSaved, InvalidCheckpoint
 from hpo._notices import note, note_once
 
@@ -88,18 +87,19 @@ class Store:
         return os.path.join(self.folder, f"step-{step}")
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, the newest first; raises `CheckpointNotSaved` if the folder cannot be read."""
-        try:
-            names = [match for match in map(_COMPLETE.fullmatch, os.listdir(self.folder)) if match]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._fault("cannot be listed", error) from error
-        complete = [int(name[1]) for name in names if os.path.exists(os.path.join(self.folder, name[0], MANIFEST))]
-        return sorted(complete, reverse=True)
+        """The steps of all complete checkpoints, the newest first; raises `Unreadable`."""
+
+        def complete() -> list[int]:
+            try:
+                names = [match for match in map(_COMPLETE.fullmatch, os.listdir(self.folder)) if match]
+            except FileNotFoundError:
+                return []
+            return [int(name[1]) for name in names if stands(os.path.join(self.folder, name[0], MANIFEST))]
+
+        return sorted(read("the folder", self.folder, complete), reverse=True)
 
     def manifest(self, step: int) -> Manifest:
-        """The manifest of a complete checkpoint; raises `Damaged`."""
+        """The manifest of a complete checkpoint; raises `Damaged` and `Unreadable`."""
         return read_manifest(self.path(step))
 
     @contextmanager
@@ -110,12 +110,12 @@ class Store:
                 yield
                 return
             try:
-                os.makedirs(self.folder, _FOLDER_MODE, exist_ok=True)
-                descriptor = os.open(os.path.join(self.folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+                descriptor, alone = waited_for(self.folder, self._locked, is_away)
             except OSError as error:
+                if is_away(error):
+                    raise Unreadable(self.folder, error) from error
                 raise self._fault("cannot be written to", error) from error
             try:
-                alone = _lock(descriptor, self.folder)
                 _turns.held.add(self.folder)
                 if self.folder not in _turns.swept and (alone or self._is_first):
                     self._sweep()
@@ -127,7 +127,7 @@ class Store:
                 os.close(descriptor)
 
     def newest_intact(self, at_least: int = 0) -> Manifest | None:
-        """The newest checkpoint that is whole to the last bit; damaged ones are told and removed."""
+        """The newest checkpoint that is whole to the last bit; damaged ones are told and removed. Raises `Unreadable`."""
         for step in self.steps():
             if step < at_least:
                 break
@@ -159,7 +159,7 @@ class Store:
                 return self._complete(folder, Manifest(step, _flushed(folder)))
 
     def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom | None]) -> Manifest:
-        """Makes one's own of another's checkpoint; `copy_file` writes one file to a path, or raises `Damaged`.
+        """Makes one's own of another's checkpoint; `copy_file` writes one file to a path, or raises `Damaged` or `Unreadable`.
 
         Raises `CheckpointNotSaved` too, and then nothing is left.
         """
@@ -176,7 +176,7 @@ class Store:
         try:
             for step in self.steps()[self._keep :]:
                 self.remove(step)
-        except CheckpointNotSaved as error:
+        except (CheckpointNotSaved, Unreadable) as error:
             note_once("prune", str(error))
 
     def remove(self, step: int) -> None:
@@ -187,6 +187,18 @@ class Store:
         except OSError as error:
             raise self._fault(f"still holds an old or damaged checkpoint of step {step}", error) from error
         _delete(gone)
+
+    def _locked(self) -> tuple[int, bool]:
+        """The folder's lock, once no other process has it, and whether there are such locks at all; raises OSError."""
+        # makedirs would take a folder that cannot be looked at for a file
+        if not read("the folder", self.folder, lambda: stands(self.folder)):
+            os.makedirs(self.folder, _FOLDER_MODE, exist_ok=True)
+        descriptor = os.open(os.path.join(self.folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            return descriptor, _lock(descriptor, self.folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def _sweep(self) -> None:
         """Removes what killed programs left behind. Only at the beginning of a turn: within one, or without, it may be in use."""
@@ -224,7 +236,7 @@ class Store:
         for below, _, _ in os.walk(folder, topdown=False):
             _flush(below, _FOLDER_MODE)
         target = self.path(manifest.step)
-        if os.path.lexists(target) and not os.path.exists(os.path.join(target, MANIFEST)):
+        if os.path.lexists(target) and not stands(os.path.join(target, MANIFEST)):
             self.remove(manifest.step)  # something of that name, but no checkpoint
         try:
             os.rename(folder, target)

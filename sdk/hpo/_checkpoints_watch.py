@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from hpo._checkpoints_manifest import Damaged
 from hpo._checkpoints_objects import ObjectStore
+from hpo._checkpoints_reading import Damaged, Unreadable
 from hpo._checkpoints_store import Store
 from hpo._message import Restored, Saved
+from hpo._notices import note_once
 from hpo._report import Reporter
 
 
@@ -22,21 +23,31 @@ class CheckpointWatch:
 
     def report(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Sends one report of the program."""
-        if isinstance(self._store, Store):  # another one is asked when the program has ended, and not with each report
+        modified = self._modified()
+        if modified is not None and modified != self._seen:
             self.look()
         self._reports.report(metrics, step)
 
     def look(self) -> None:
-        """Looks for a new checkpoint if the folder has changed; one that is not readable yet is looked for next time."""
+        """Looks for the newest checkpoint, and waits for a store that is away; one that is not whole yet is left for later."""
+        modified = self._modified()
         try:
-            changed = os.stat(self._store.folder).st_mtime_ns if isinstance(self._store, Store) else None
-            if changed is not None and changed == self._seen:
-                return
             newest = max(self._store.steps(), default=None)
             if newest is not None:
                 found = self._store.manifest(newest)
                 restored = Restored(*found.copied_from) if found.copied_from else None
                 self._reports.saved(Saved(newest, found.digest, f"step-{newest}", found.size), restored)
-            self._seen = changed
-        except (OSError, Damaged):
+            self._seen = modified
+        except Damaged:
             return
+        except Unreadable as error:
+            note_once("look", f"what was saved does not stand in the final message: {error}")
+
+    def _modified(self) -> int | None:
+        """When a folder was changed last; None of an object store, which is asked when the program has ended and not before."""
+        if not isinstance(self._store, Store):
+            return None
+        try:
+            return os.stat(self._store.folder).st_mtime_ns
+        except OSError:
+            return None

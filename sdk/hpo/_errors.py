@@ -11,9 +11,9 @@ HPOError                    carries field, value, rule and remedy
     ├── InvalidMetricValue
     └── InvalidStep
 
-`Infeasible` and `DonorUnavailable` stand outside: they are no mistakes but ends of the program, and a SystemExit each. Faults
-of the machine (a full disk, a port in use) raise nothing at all: they are told once on stderr, and training goes on. The one
-exception is a checkpoint: whoever saves one must know whether it is there.
+`Infeasible`, `DonorUnavailable` and `CheckpointNotLoaded` stand outside: they are no mistakes but ends of the program, and a
+SystemExit each. Faults of the machine (a full disk, a port in use) raise nothing at all: they are told once on stderr, and training
+goes on. The one exception is a checkpoint: whoever saves one must know whether it is there.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class CheckpointNotSaved(HPOError, OSError):
         super().__init__(field, value, rule, remedy)
         self.errno = number
         self.args = field, value, rule, remedy, number
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.value!r}: {self.rule}. {self.remedy}."  # the end of a long path says which Trial's it is
 
 
 class InvalidReport(HPOError, ValueError):

@@ -102,6 +102,12 @@ class Reporter:
         self._end(donor_unavailable_line(reason))
         note(f"donor unavailable: {reason}")
 
+    def checkpoint_not_loaded(self, reason: str) -> None:
+        """Says that the Trial cannot read what it should start from; reports after it change nothing, nor is this a result."""
+        with _lock:
+            self._ended = True
+        note(f"checkpoint not loaded: {reason}")
+
     def close(self) -> None:
         """Leaves the final message as short as it can be. Reports may still follow."""
         with _lock:

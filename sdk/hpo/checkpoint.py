@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from hpo._checkpoints_manifest import Damaged
 from hpo._checkpoints_objects import ObjectStore, is_url
+from hpo._checkpoints_reading import Damaged, Unreadable
 from hpo._checkpoints_restore import Unavailable, start_from
 from hpo._checkpoints_store import Store
 from hpo._environment import Environment, go_on_from
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DONOR_UNAVAILABLE_EXIT_CODE",
     "Checkpoint",
+    "CheckpointNotLoaded",
     "CheckpointNotSaved",
     "DonorUnavailable",
     "InvalidCheckpoint",
@@ -91,6 +92,17 @@ class DonorUnavailable(SystemExit):
         self.reason = reason
 
 
+class CheckpointNotLoaded(SystemExit):
+    """Ends the program with exit code 1: the checkpoint that the Trial should start from may be whole, but cannot be read.
+
+    No `Exception` either, for the same reason; `reason` says what could not be read, and what to look at.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(1)
+        self.reason = reason
+
+
 def save(step: int, writer: Callable[[Path], object]) -> Checkpoint | None:
     """Makes a checkpoint of the files that `writer(folder)` writes into the empty folder that it is given.
 
@@ -110,7 +122,7 @@ def save(step: int, writer: Callable[[Path], object]) -> Checkpoint | None:
     if not _first_rank():
         return None
     number = checked_step(step)
-    with store.turn():
+    with _in_turn(store):
         reached = _reached.get(store.folder)
         if reached is not None and number < reached:
             rule = f"must not be smaller than {reached}, the step of the checkpoint before"
@@ -137,8 +149,11 @@ def load() -> Checkpoint | None:
     `hpo.start_step()` is its step.
 
     If the donor's is missing or not what was recorded, the final message says so and `DonorUnavailable` is raised, a
-    SystemExit: the Trial is then neither run again nor counted as failed. Raises `InvalidEnvironment` if the variables
-    HPO_RESTORE_* contradict each other, `CheckpointNotSaved` if the own folder is full or fails.
+    SystemExit: the Trial is then neither run again nor counted as failed. A store that is away is tried again for three minutes;
+    then `CheckpointNotLoaded` is raised, a SystemExit too, nothing is removed, and the Trial has failed.
+
+    Raises `InvalidEnvironment` if the variables HPO_RESTORE_* contradict each other, `CheckpointNotSaved` if the own folder is
+    full or cannot be written to.
     """
     store, environment = _store(), Environment()
     donor = environment.donor
@@ -150,6 +165,9 @@ def load() -> Checkpoint | None:
         start = start_from(store, donor, environment.start_step)
     except Unavailable as error:
         _unavailable(str(error))
+    except Unreadable as error:
+        reporter().checkpoint_not_loaded(str(error))
+        end(CheckpointNotLoaded(str(error)))
     if start is None:
         return None
     step = start.manifest.step
@@ -244,6 +262,16 @@ def _store() -> Store | ObjectStore | None:
         return None
     kind = ObjectStore if is_url(place) else Store
     return kind(place, environment.checkpoint_keep, is_first=_first_rank())
+
+
+@contextmanager
+def _in_turn(store: Store | ObjectStore) -> Iterator[None]:
+    """A turn of saving, whatever fails in it: nobody saves who cannot see what stands there."""
+    try:
+        with store.turn():
+            yield
+    except Unreadable as error:
+        raise CheckpointNotSaved("checkpoint folder", error.place, error.rule, error.remedy, error.errno) from error
 
 
 def _first_rank() -> bool:

@@ -331,6 +331,50 @@ def test_nothing_outside_a_study_s_own_folder_can_be_removed_and_no_link_is_foll
     assert (outside / "precious").is_dir()
 
 
+@pytest.mark.parametrize("act", range(1, 7))
+def test_a_remover_that_was_killed_half_way_is_run_again_and_nothing_is_left_but_what_was_not_named(tmp_path, act):
+    from hpo_operator.local.weights import remove
+
+    for name in ("tiny-0", "tiny-1", "tiny-2"):
+        for step in (1, 2):
+            folder = tmp_path / name / f"step-{step}"
+            folder.mkdir(parents=True)
+            (folder / "weights.json").write_text("[]")
+            (folder / "manifest.json").write_text("{}")
+
+    def work():
+        kill_at(act, tmp_path)
+        remove(tmp_path, ["tiny-0", "tiny-1"])
+        return 0
+
+    assert Fork(work).code() == -signal.SIGKILL
+    assert (tmp_path / "tiny-1").exists()
+    remove(tmp_path, ["tiny-0", "tiny-1"])
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny-2"]
+    assert len(list((tmp_path / "tiny-2").glob("*/*.json"))) == 4
+
+
+# A volume that is full
+
+TOO_LARGE = TRAINING.replace("json.dumps(weights))", "json.dumps(weights) + ' ' * 100_000 * (number == 0))")
+
+
+def test_a_trial_whose_volume_is_full_fails_with_its_folder_s_name_and_the_next_one_goes_on(laptop, full_disk):
+    """It leaves nothing on the volume, or those after it would fail as well."""
+    assert TOO_LARGE != TRAINING
+    laptop.results.mkdir()
+    (laptop.results / "checkpoints").symlink_to(full_disk)
+    write(laptop, TOO_LARGE, schedule=None, parallelism=1, limits={"maxTrials": 2, "maxFailedTrials": 1})
+    trials = run(laptop)
+    assert laptop.reasons() == [c.PROGRAM_FAILED, c.COMPLETED]
+    message = laptop.outcomes()[0][1]
+    assert str(store(laptop) / "tiny-0") in message
+    assert "No space left on device" in message
+    assert trials[0].status.checkpoint.step is None
+    assert trials[1].status.checkpoint.step == 4
+    assert kept(laptop) == {1}
+
+
 # Programs that know only their own folder
 
 # It never hears of the SDK: it looks for the newest step in the folder that it is told of, and writes there as any language can.

@@ -246,6 +246,26 @@ def test_a_cosine_goes_on_at_its_place_with_this_trial_s_length(torch, in_anothe
 
 
 @pytest.mark.torch
+def test_with_another_batch_size_a_schedule_of_updates_goes_on_at_the_donor_s_update(torch, in_another_trial):
+    """Of 16 examples the donor makes eight updates an epoch, this Trial four: a schedule that is stepped by updates counts them."""
+
+    def made(lr):
+        model, optimizer, _ = parts(torch, schedule=False, lr=lr)
+        return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
+
+    model, optimizer, scheduler = made(0.1)
+    train(torch, model, optimizer, scheduler, 16 // 2)
+    in_another_trial(checkpoint.save_torch(1, model=model, optimizer=optimizer, scheduler=scheduler))
+    other, others, scheduled = made(0.4)
+    assert checkpoint.load_torch(model=other, optimizer=others, scheduler=scheduled).step == 1
+    assert (scheduled.last_epoch, rates(others)) == (8, [pytest.approx(0.1)])
+    assert torch.equal(other.weight, model.weight)
+    assert torch.equal(others.state[other.weight]["momentum_buffer"], optimizer.state[model.weight]["momentum_buffer"])
+    train(torch, other, others, scheduled, 16 // 4)
+    assert (scheduled.last_epoch, rates(others)) == (12, [pytest.approx(0.05)])
+
+
+@pytest.mark.torch
 def test_a_part_that_was_not_saved_is_named_and_nothing_is_changed(torch):
     model, optimizer, _ = parts(torch)
     checkpoint.save_torch(1, model=model)

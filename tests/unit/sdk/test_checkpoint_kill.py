@@ -215,7 +215,9 @@ def until_killed(folder, seconds, last):
     return newest
 
 
-def test_the_folder_gets_its_name_when_every_file_the_manifest_and_every_folder_are_on_the_disk(tmp_path, monkeypatch):
+@pytest.fixture
+def happened(tmp_path, monkeypatch):
+    """What is flushed and what is renamed in the Trial's own folder, in this order."""
     monkeypatch.setenv("HPO_CHECKPOINT_DIR", str(tmp_path / "own"))
     monkeypatch.setattr(checkpoint, "_reached", {})
     happened = []
@@ -239,15 +241,32 @@ def test_the_folder_gets_its_name_when_every_file_the_manifest_and_every_folder_
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "rename", watched_rename)
     monkeypatch.setattr(os, "replace", watched_replace)
+    return happened
+
+
+IN_ORDER = [
+    ("flushed", "below/moments"),
+    ("flushed", "model"),
+    ("flushed", ".manifest.json.tmp"),
+    ("renamed", "manifest.json"),
+    ("flushed", "below"),
+    ("flushed", "/"),
+    ("renamed", "step-1"),
+    ("flushed", "/"),
+]
+
+
+def test_the_folder_gets_its_name_when_every_file_the_manifest_and_every_folder_are_on_the_disk(tmp_path, happened):
     checkpoint.save(1, lambda folder: write_two_files(folder, 1))
-    assert happened == [
-        ("flushed", "below/moments"),
-        ("flushed", "model"),
-        ("flushed", ".manifest.json.tmp"),
-        ("renamed", "manifest.json"),
-        ("flushed", "below"),
-        ("flushed", "/"),
-        ("renamed", "step-1"),
-        ("flushed", "/"),
-    ]
+    assert happened == IN_ORDER
     assert stat.S_ISDIR((tmp_path / "own" / "step-1").stat().st_mode)
+
+
+def test_a_copy_gets_its_name_when_every_file_of_it_is_on_the_disk(tmp_path, happened, monkeypatch):
+    saved = checkpoint.save(1, lambda folder: write_two_files(folder, 1))
+    saved.path.rename(tmp_path / "donor")
+    for name, value in {"DIR": tmp_path / "donor", "STEP": 1, "DIGEST": saved.digest}.items():
+        monkeypatch.setenv(f"HPO_RESTORE_{name}", str(value))
+    happened.clear()
+    assert checkpoint.load().step == 1
+    assert happened == IN_ORDER

@@ -1,18 +1,14 @@
 """Checkpoints in an object store: the same promises as in a folder, kept on a real S3 server."""
 
 import json
-import socket
-import socketserver
 import sys
-import threading
 import time
 import uuid
-from contextlib import suppress
 
 import pytest
 from hpo._checkpoints_objects import Objects
 
-from tests.unit.sdk.objects import CREDENTIALS, free_port, s3_server
+from tests.unit.sdk.objects import CREDENTIALS, PATIENCE, Gate, s3_server
 
 TRAINING = """
 import hpo, sys
@@ -177,44 +173,167 @@ def test_of_its_own_a_damaged_one_is_told_and_the_one_before_it_taken(trial, sto
 
 def test_a_bucket_that_is_not_there_is_told_with_what_to_look_at(trial):
     trial.environment["HPO_CHECKPOINT_DIR"] = "s3://no-such-bucket/digits-7"
-    done = trial.python("import hpo\ntry: hpo.checkpoint.load()\nexcept OSError as error: print(error)")
-    assert b"s3://no-such-bucket/digits-7" in done.stdout
-    assert b"credentials" in done.stdout
+    done = trial.python("import hpo\nhpo.checkpoint.load()")
+    assert done.returncode == 1
+    assert b"s3://no-such-bucket/digits-7" in done.stderr
+    assert b"credentials" in done.stderr
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(trial, server):
-    """Nobody answers at its address, until the program has tried for two seconds."""
+# A store that is away
 
-    class Forwarding(socketserver.StreamRequestHandler):
-        def handle(self):
-            with socket.create_connection(("127.0.0.1", int(server.rpartition(":")[2]))) as there:
-                back = threading.Thread(target=passed_on, args=(there, self.connection))
-                back.start()
-                passed_on(self.connection, there)
-                back.join()
+AWAY_SECONDS = 1.0  # the faults are the same in a minute
 
-    port = free_port()
-    trial.environment["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
-    process = trial.start(sys.executable, "-c", TRAINING, "1")
+# Saves and loads twelve megabytes, which are more than one part of an upload.
+LARGE = """
+import hashlib, hpo, random, sys
+from hpo import _checkpoints_reading
+content = random.Random(7).randbytes(12_000_000)
+found = hpo.checkpoint.load()
+if found:
+    assert (found.path / "model").read_bytes() == content
+print("began with", found.step if found else 0)
+for step in map(int, sys.argv[1:]):
+    print(hpo.checkpoint.save(step, lambda folder: (folder / "model").write_bytes(content)).digest)
+"""
+
+IMPATIENT = "from hpo import _checkpoints_reading\n_checkpoints_reading.PATIENCE_SECONDS = 2.0\n"
+HASTY = "from hpo import _checkpoints_objects\n_checkpoints_objects.REQUEST_SECONDS = 1.0\n"
+REMOVES = "from hpo._checkpoints_command import main\nsys.exit(main(['remove', '--store', sys.argv[1], '--', *sys.argv[2:]]))"
+
+
+@pytest.fixture
+def gate(trial, server):
+    """An open gate before the server, through which the Trial comes to its store."""
+    gate = Gate(server)
+    trial.environment["AWS_ENDPOINT_URL"] = gate.address
+    gate.open()
+    yield gate
+    gate.shut()
+
+
+def shut_after(gate, count, *, upwards):
+    """Shuts the gate when so many bytes have passed in one direction."""
+    passed = [0]
+
+    def watch(is_upwards, data):
+        passed[0] += len(data) if is_upwards == upwards else 0
+        if passed[0] > count and gate.is_open:
+            gate.watch = lambda *_: None
+            gate.shut()
+
+    gate.watch = watch
+
+
+def opened_again(gate, process):
+    """Waits until the gate is shut, and opens it after a while; what the program has said when it has ended."""
     try:
-        time.sleep(2)
-        with socketserver.ThreadingTCPServer(("127.0.0.1", port), Forwarding) as gate:
-            gate.daemon_threads = True
-            threading.Thread(target=gate.serve_forever, daemon=True).start()
-            output, errors = process.communicate(timeout=120)
-            gate.shutdown()
+        wait_until(lambda: not gate.is_open or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        time.sleep(AWAY_SECONDS)
+        gate.open()
+        output, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, errors.decode()
-    assert b"sha256:" in output
+    return output
 
 
-def passed_on(source, target):
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_store_that_is_away_at_the_start_is_waited_for(trial, gate):
+    gate.shut()
+    assert b"sha256:" in opened_again(gate, trial.start(sys.executable, "-c", LARGE, "1"))
+
+
+@pytest.mark.parametrize("megabytes", [1, 6, 11])
+def test_away_in_the_middle_of_an_upload_it_goes_on_to_the_last_bit(trial, store, gate, megabytes):
+    shut_after(gate, megabytes * 1_000_000, upwards=True)
+    assert b"sha256:" in opened_again(gate, trial.start(sys.executable, "-c", LARGE, "1"))
+    assert names(f"{store}/digits-7/step-1") == ["manifest.json", "model"]
+    on_another_machine(trial)
+    assert trial.python(LARGE).stdout == b"began with 1\n"
+
+
+@pytest.mark.parametrize("megabytes", [1, 6, 11])
+def test_away_in_the_middle_of_a_download_it_goes_on_to_the_last_bit(trial, store, gate, megabytes):
+    digest(trial.python(LARGE, "1"))
+    on_another_machine(trial)
+    shut_after(gate, megabytes * 1_000_000, upwards=False)
+    assert opened_again(gate, trial.start(sys.executable, "-c", LARGE)) == b"began with 1\n"
+    assert names(f"{store}/digits-7/step-1") == ["manifest.json", "model"]
+
+
+def at_a_removal(gate, upwards, act):
+    """Does something once, when the request to delete objects is about to pass, or else its answer."""
+    asked = []
+
+    def watch(is_upwards, data):
+        asked.extend([data] if is_upwards and b"?delete" in data else [])
+        if asked and is_upwards == upwards:
+            gate.watch = lambda *_: None
+            act()
+
+    gate.watch = watch
+
+
+@pytest.fixture
+def removing(trial, store):
+    """Starts removing one of two Trials; what is said before makes it impatient."""
+    for number in (1, 2):
+        Objects(f"{store}/digits-{number}").put("step-1/words", b"1 ")
+        Objects(f"{store}/digits-{number}").put("step-1/manifest.json", b"{}")
+    return lambda said="": trial.start(sys.executable, "-c", said + "import sys\n" + REMOVES, store, "digits-1")
+
+
+@pytest.mark.parametrize("upwards", [True, False], ids=["before it", "before its answer"])
+def test_away_in_the_middle_of_a_removal_it_is_done_all_the_same(removing, store, gate, upwards):
+    at_a_removal(gate, upwards, gate.shut)
+    opened_again(gate, removing())
+    assert names(store) == ["digits-2/step-1/manifest.json", "digits-2/step-1/words"]
+
+
+@pytest.mark.parametrize("upwards", [True, False], ids=["it", "its answer"])
+def test_a_removal_of_which_nothing_is_heard_is_asked_for_again(removing, store, gate, upwards):
+    at_a_removal(gate, upwards, lambda: time.sleep(2 * AWAY_SECONDS))
+    process = removing(HASTY)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
+    assert errors.count(b"does not answer") == 1
+    assert names(store) == ["digits-2/step-1/manifest.json", "digits-2/step-1/words"]
+
+
+def test_a_slow_store_is_slow_and_nothing_else(trial, store, gate):
+    """Loading takes longer than one request may, and than is waited for a store that brings nothing."""
+    gate.watch = lambda upwards, data: time.sleep(len(data) / 3_000_000)
+    digest(trial.python(LARGE, "1"))
+    on_another_machine(trial)
+    done = trial.python(IMPATIENT + HASTY + LARGE)
+    assert done.stdout == b"began with 1\n", done.stderr.decode()
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+def test_a_store_that_stays_away_ends_the_program_with_1_and_nothing_is_removed(trial, store, gate, whose):
+    recorded = digest(trial.python(LARGE, "1", "2"))
+    before = names(f"{store}/digits-7")
+    if whose == "another's":
+        restoring(trial, store, recorded)
+    else:
+        on_another_machine(trial)
+    shut_after(gate, 5_000_000, upwards=False)
+    trial.termination_file.unlink()
+    done = trial.python(IMPATIENT + LARGE)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"hpo: checkpoint not loaded: " in done.stderr
+    assert not trial.termination_file.exists()
+    gate.open()
+    assert names(f"{store}/digits-7") == before
+    assert names(f"{store}/digits-8") == []
+    assert trial.python(LARGE).stdout == b"began with 2\n"
 
 
 def test_under_exec_what_the_program_has_saved_stands_in_the_final_message(trial):
@@ -240,6 +359,44 @@ def test_trials_are_removed_by_name_and_nothing_else_is(trial, store):
     assert remove("--store", "/tmp", "--", "x").returncode == remove("--store", store).returncode == 2
     assert names(store) == ["digits-12/step-1/words"]
     assert names(beside) == ["digits-1/step-1/words"]
+
+
+# Is killed when it removes objects: right before the n-th request, or right after.
+REMOVER = """
+import obstore, os, signal, sys
+delete, left = obstore.delete, [%d]
+def dying(store, names):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    delete(store, names)
+obstore.delete = dying
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_remover_that_was_killed_leaves_no_half_checkpoint_under_its_name_and_the_next_one_removes_the_rest(trial, store, at):
+    for name in ("digits-1", "digits-2", "digits-3"):
+        for file in ("words", "below/more", "manifest.json"):
+            Objects(f"{store}/{name}").put(f"step-1/{file}", b"1 ")
+    assert trial.python(REMOVER % at + REMOVES, store, "digits-1", "digits-2").returncode == -9
+    left = names(store)
+    for name in ("digits-1", "digits-2"):
+        files = {each for each in left if each.startswith(f"{name}/")}
+        assert len(files) == 3 or f"{name}/step-1/manifest.json" not in files
+    assert trial.python("import sys\n" + REMOVES, store, "digits-1", "digits-2").returncode == 0
+    assert {each.split("/")[0] for each in names(store)} == {"digits-3"}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_killed_while_old_checkpoints_go_the_next_save_removes_the_rest(trial, store, at):
+    digest(trial.python(TRAINING, "1", "2"))
+    assert trial.python(REMOVER % at + TRAINING, "3").returncode == -9
+    assert "step-3/manifest.json" in names(f"{store}/digits-7")
+    on_another_machine(trial)
+    done = trial.python(TRAINING, "4")
+    assert done.stdout.startswith(b"began with 3 None\n")
+    assert {each.split("/")[0] for each in names(f"{store}/digits-7")} == {"step-3", "step-4"}
 
 
 def test_without_its_library_the_remedy_is_told_and_nothing_else_needs_it(no_study, tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import hpo
 import pytest
-from hpo import _checkpoints_manifest, _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_reading, _checkpoints_store, _environment, _report, checkpoint
 
 
 def writer(folder):
@@ -242,7 +242,7 @@ def test_a_whole_checkpoint_that_is_not_the_recorded_one_is_refused(donor, own, 
 
 
 def test_a_donor_removed_while_it_is_copied_is_unavailable_and_leaves_nothing(donor, own, monkeypatch):
-    chunks = _checkpoints_manifest.chunks
+    chunks = _checkpoints_reading.chunks
 
     def removed_meanwhile(path):
         for chunk in chunks(path):
@@ -256,7 +256,7 @@ def test_a_donor_removed_while_it_is_copied_is_unavailable_and_leaves_nothing(do
     assert names(own) == []
 
 
-def test_a_read_that_fails_is_the_donor_s_fault_and_a_write_that_fails_is_not(donor, own, monkeypatch):
+def test_a_write_that_fails_is_the_own_folder_s_fault_and_not_the_donor_s(donor, own, monkeypatch):
     write = os.write
 
     def full(descriptor, data):

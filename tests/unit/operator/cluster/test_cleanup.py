@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,17 @@ def test_it_sees_of_the_volume_only_the_study_s_own_folder_and_names_what_it_rem
     assert container["volumeMounts"] == [{"name": "hpo-checkpoints", "mountPath": "/hpo/checkpoints", "subPath": "study-uid"}]
     assert (container["workingDir"], container["command"]) == ("/hpo/checkpoints", ["rm", "-rf", "--", "digits-3", "digits-12"])
     assert pod["automountServiceAccountToken"] is False
+
+
+def test_what_it_removes_may_be_gone_by_half_or_wholly_from_an_attempt_that_was_killed(tmp_path: Path) -> None:
+    for path in ("digits-3/step-1/model", "digits-1/step-1/model"):  # of digits-3 the manifest is gone already, of digits-12 all
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("weights")
+    (tmp_path / "digits-3" / "step-2").mkdir()
+    (container,) = pod_of(cleanup_manifest(the_study(), [3, 12]))["containers"]
+    for _ in range(2):
+        subprocess.run(container["command"], cwd=tmp_path, check=True)
+        assert [each.name for each in tmp_path.iterdir()] == ["digits-1"]
 
 
 def test_it_runs_as_the_trials_do_and_with_their_image_unless_the_installer_names_another() -> None:
