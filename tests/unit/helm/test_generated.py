@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hpo_operator.cluster.rendering import OWN_LABELS, label_of_series
 
 from helm.generate import dashboards, values
 from helm.generate.__main__ import CHART, files, main
@@ -68,6 +69,23 @@ def test_every_value_has_an_effect(value: values.Value) -> None:
         rf'"image" \.Values\.{re.escape(".".join(section))}\b' if last in ("registry", "repository", "tag", "digest") else whole
     )
     assert any(re.search(pattern, TEMPLATES, re.DOTALL) for pattern in (whole, within, of_an_image))
+
+
+# Relabelling
+
+RELABELLING = {
+    "helm/hpo-operator/templates/_helpers.tpl": 1,  # of the PodMonitor and of the bundled Prometheus
+    "tests/testbed/prometheus.py": 1,
+    "docs/metrics.md": 2,
+}
+
+
+@pytest.mark.parametrize("path", RELABELLING)
+def test_the_labels_that_series_have_from_pods_are_those_that_the_operator_sets_and_no_others(path: str) -> None:
+    """With any other, a pod could name itself another namespace or pod."""
+    names = re.findall(r"__meta_kubernetes_pod_label_(\S+?\))", (ROOT / path).read_text())
+    ours = "|".join(label_of_series(each).removeprefix("hpo_dev_") for each in OWN_LABELS)
+    assert names == [f"hpo_dev_({ours})"] * RELABELLING[path]
 
 
 # Alerts and dashboards
