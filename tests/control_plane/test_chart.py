@@ -16,12 +16,12 @@ from hpo_operator.cluster.settings import read_settings
 
 from tests.control_plane.building import PATIENCE, VERSION, end_of, has_ended, reason, study, trials
 from tests.control_plane.conftest import DEFINITIONS, Install
-from tests.control_plane.operator_process import RBAC, OperatorProcess
-from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, wait_until
+from tests.control_plane.operator_process import RBAC, USER, OperatorProcess
+from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, controllers, wait_until
 from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
-from tests.testbed.simulation import DELAY, of_trial
+from tests.testbed.simulation import DELAY, NEVER, of_trial
 
 pytestmark = pytest.mark.control_plane
 
@@ -224,36 +224,62 @@ def test_an_operator_of_one_namespace_is_refused_nothing_and_leaves_others_alone
 
 
 def refused(plane: ControlPlane) -> list[Object]:
-    user = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
-    return [vars(each) for each in plane.requests() if each.user == user and each.code in (401, 403)]
+    return [vars(each) for each in plane.requests() if each.user == USER and each.code in (401, 403)]
 
 
 def test_a_Study_lives_through_upgrade_rollback_and_uninstall_and_runs_on_with_the_next_operator(
     plane: ControlPlane, helm: Helm, install: Install, team: str, operator: Callable[[], OperatorProcess]
 ) -> None:
     install()
-    first = operator()
-    wanted = study("lasting", team, says={of_trial(DELAY, 1): "15s"})
+    running = operator()
+    wanted = study("lasting", team, trials=3, says={of_trial(DELAY, 1): NEVER})
     plane.apply([wanted])
-    wait_until("two Trials", lambda: len(trials(plane, wanted)) >= 2, seconds=PATIENCE)
-    job = wait_until("its Job", lambda: plane.api.find("batch/v1", "Job", "lasting-1", team), seconds=PATIENCE)
+    wait_until("that one runs, and the others have ended", lambda: completed(plane, wanted) == 2, seconds=PATIENCE)
+    before = uids(plane, team)
+    settings = ("v1", "ConfigMap", RELEASE, SYSTEM)
 
-    install(resyncSeconds=300, watchNamespaces=[])
-    assert "resyncSeconds: 300" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+    install(resyncSeconds=300)
+    assert "resyncSeconds: 300" in plane.api.get(*settings)["data"]["settings.yaml"]
+    running.kill()  # as the Deployment does, since its checksum has changed
+    running = operator()
+    assert uids(plane, team) == before
     helm("rollback", RELEASE, "1", "--namespace", SYSTEM)
-    assert "resyncSeconds: 600" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
-    first.kill()
+    assert "resyncSeconds: 600" in plane.api.get(*settings)["data"]["settings.yaml"]
+    running.kill()
+    running = operator()
+    # The operator of the former chart is at work: it scales the Study by what is asked of it now.
+    plane.api.patch(VERSION, "Study", "lasting", {"spec": {"limits": {"maxTrials": 4}}}, team)
+    wait_until("another Trial", lambda: completed(plane, wanted) == 3, seconds=PATIENCE)
+    assert uids(plane, team).items() >= before.items()
+
+    running.kill()
     helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
     assert plane.api.find("v1", "ServiceAccount", RELEASE, SYSTEM) is None
-    kept = plane.api.get(VERSION, "Study", "lasting", team)
-    assert not has_ended(kept)
-    assert plane.api.get("batch/v1", "Job", "lasting-1", team)["metadata"]["uid"] == job["metadata"]["uid"]
+    assert not has_ended(plane.api.get(VERSION, "Study", "lasting", team))
+    assert uids(plane, team).items() >= before.items()
+    (pod,) = plane.api.objects("v1", "Pod", team, labelSelector="hpo.dev/trial-number=1")
+    assert pod["status"]["phase"] == "Running"
+    said = {"metadata": {"annotations": {of_trial(DELAY, 1): "0s"}}}
+    plane.api.patch("v1", "Pod", pod["metadata"]["name"], said, team)  # it ends while there is no operator
 
     install()
     operator()
     ended = end_of(plane, wanted)
     assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 4)
-    assert ended["metadata"]["uid"] == kept["metadata"]["uid"]
+    assert uids(plane, team).items() >= before.items()
+    assert refused(plane) == []
+
+
+def completed(plane: ControlPlane, of: Object) -> int:
+    """How many Trials of a Study have ended well."""
+    return [reason(each) for each in trials(plane, of)].count("Completed")
+
+
+def uids(plane: ControlPlane, namespace: str) -> dict[str, str]:
+    """The uids of all Studies, Trials and Jobs, by kind and name."""
+    kinds = ((VERSION, "Study"), (VERSION, "Trial"), ("batch/v1", "Job"))
+    found = [(kind, each["metadata"]) for version, kind in kinds for each in plane.api.objects(version, kind, namespace)]
+    return {f"{kind} {metadata['name']}": metadata["uid"] for kind, metadata in found}
 
 
 def test_the_definitions_go_with_the_chart_where_it_is_told_so(plane: ControlPlane, helm: Helm, install: Install) -> None:
@@ -286,4 +312,40 @@ def test_what_the_next_command_is_stands_in_the_notes(plane: ControlPlane, helm:
     command = re.search(r"kubectl (--namespace \S+ rollout status \S+)", notes)
     assert command
     plane.kubectl(*command[1].replace("rollout status", "get").split())
-    assert "prometheus.url" in notes
+    assert "--reset-then-reuse-values --set prometheus.url" in notes
+
+
+def test_the_example_that_the_hub_shows_is_taken(plane: ControlPlane, install: Install, team: str) -> None:
+    install()
+    (example,) = yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["artifacthub.io/crdsExamples"])
+    example["metadata"]["namespace"] = team
+    said = plane.kubectl("apply", "--server-side", "--dry-run=server", "--filename", "-", input=yaml.safe_dump(example))
+    assert "serverside-applied" in said
+
+
+# Other kinds. Last, since the control plane has one more controller from here on.
+
+
+def test_an_operator_whose_chart_allows_a_kind_makes_and_watches_it_and_is_refused_nothing(
+    plane: ControlPlane, install: Install, team: str, operator: Callable[[], OperatorProcess]
+) -> None:
+    controllers.install(plane, controllers.JOBSET)
+    allowed = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
+    install(workloadKinds=[allowed])
+    running = operator()
+    wanted = study("sets", team, trials=2)
+    job = wanted["spec"]["template"]["job"]
+    job["spec"]["template"]["spec"]["restartPolicy"] = "Never"
+    one = {"name": "main", "replicas": 1, "template": {"spec": {"backoffLimit": 0, **job["spec"]}}}
+    wanted["spec"]["template"] = {"object": {**allowed, "spec": {"replicatedJobs": [one]}}}
+    plane.apply([wanted])
+    ended = end_of(plane, wanted)
+    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 2)
+    assert {each["status"]["workload"]["kind"] for each in trials(plane, wanted)} == {"JobSet"}
+    running.kill()  # a watch is told of when it ends
+
+    def verbs() -> set[str]:
+        return {each.verb for each in plane.requests() if each.user == USER and each.resource == "jobsets"}
+
+    wait_until("the end of its watch", lambda: verbs() >= {"create", "list", "watch"}, seconds=PATIENCE)
+    assert refused(plane) == []
