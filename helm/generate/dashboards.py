@@ -88,8 +88,9 @@ def study() -> dashboard.Dashboard:
     )
     reasons = f"max by (reason) (hpo_trials_finished_total{STUDY})"
     made.with_panel(_curves("How Trials ended", "By the reason of Succeeded.", {"{{reason}}": reasons}))
-    rungs = f"count by (rung) (max by (trial, rung) ({of_trials}))"
-    made.with_panel(_curves("Trials by rung", "Trials that report now, by their place in the schedule.", {"rung {{rung}}": rungs}))
+    places = f"count by (rung, generation) (max by (trial, rung, generation) ({of_trials}))"
+    where = "Trials that report now, by their place in the schedule or, in a population, by their generation."
+    made.with_panel(_curves("Trials by rung or generation", where, {"{{rung}}{{generation}}": places}))
     held = {"GPUs": f"max(hpo_gpus{STUDY})"}
     made.with_panel(_curves("GPUs", "Held by running Trials.", held))
     steps = f"max by (trial) (hpo_trial_step{STUDY})"

@@ -1,10 +1,11 @@
 """Fixtures of the tests on a real control plane."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -14,17 +15,22 @@ from tests.control_plane.life import TRIALS, Life
 from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
 from tests.control_plane.proxy import Proxy
 from tests.testbed import ControlPlane
+from tests.testbed.binaries import sources
+from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
+from tests.testbed.fixtures import Bed
 from tests.testbed.namespaces import ROOT
+
+DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture
 def studies(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows Study and Trial, by the definitions that are committed."""
     definition = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
-    names = ("studies.hpo.dev", "trials.hpo.dev")
-    if not all(control_plane.api.find(*definition, name, namespace="") for name in names):
+    if not all(control_plane.api.find(*definition, name, namespace="") for name in DEFINITIONS):
         control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
+        control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in DEFINITIONS))
     return control_plane
 
 
@@ -142,3 +148,93 @@ def _clear(plane: ControlPlane, namespace: str) -> None:
     """A namespace ends with its pods before its Jobs, and simulated pods that run are held by their Jobs."""
     plane.api.delete_all(VERSION, "Study", namespace)
     plane.api.delete_all("batch/v1", "Job", namespace)
+
+
+# The chart
+
+
+class Untouched(ControlPlane):
+    """A control plane of the chart's own: the definitions in it are the chart's."""
+
+
+@pytest.fixture(scope="module")
+def plane(bed: Bed) -> ControlPlane:
+    """A control plane into which nothing but the chart is put."""
+    running = bed(Untouched, Untouched)
+    if not running.api.find("v1", "Namespace", SYSTEM, namespace=""):
+        running.create_namespace(SYSTEM, RESTRICTED)
+    return running
+
+
+@pytest.fixture(scope="module")
+def monitored(plane: ControlPlane) -> ControlPlane:
+    """The same, which knows the kinds of the Prometheus operator."""
+    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
+    plane.kubectl("apply", "--server-side", "--filename", str(folder))  # PyYAML cannot read all of them
+    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+    return plane
+
+
+@pytest.fixture(scope="module")
+def helm(plane: ControlPlane) -> Helm:
+    """The program helm, for that control plane."""
+    return Helm(plane)
+
+
+@pytest.fixture
+def team(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for Studies."""
+    name = re.sub("[^a-z]+", "-", request.node.name.lower()).strip("-")[-40:].strip("-")
+    yield plane.create_namespace(name)
+    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", "studies.hpo.dev", namespace=""):
+        plane.api.delete_all(VERSION, "Study", name)
+    plane.api.delete_all("batch/v1", "Job", name)
+    plane.api.delete("v1", "Namespace", name, namespace="")
+
+
+Install = Callable[..., None]
+
+
+@contextmanager
+def installing(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
+    """Installs the chart, or upgrades it; it is uninstalled at the end, definitions and all."""
+
+    def do(chart: Path = CHART, **values: Any) -> None:
+        arguments = ("upgrade", "--install", RELEASE, str(chart), "--namespace", SYSTEM)
+        helm(*arguments, values=values)
+        for name in DEFINITIONS:
+            plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
+
+    yield do
+    if RELEASE in helm("list", "--namespace", SYSTEM, "--short"):
+        helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
+    for name in DEFINITIONS:
+        plane.kubectl("delete", f"crd/{name}", "--ignore-not-found", "--timeout=60s")
+
+
+@pytest.fixture
+def install(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
+    """Installs the chart, or upgrades it, for one test."""
+    with installing(plane, helm) as do:
+        yield do
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, tmp_path: Path) -> Iterator[Callable[[], OperatorProcess]]:
+    """Starts the operator with the ServiceAccount, the rights and the settings that the chart has made, and no others."""
+    made = list[OperatorProcess]()
+
+    def start() -> OperatorProcess:
+        settings = tmp_path / "settings.yaml"
+        stored = plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+        settings.write_text(stored.replace("port: 8080", "port: 0"))
+        kubeconfig = plane.kubeconfig_of_service_account(RELEASE, namespace=SYSTEM)
+        log = tmp_path / f"operator-{len(made)}.log"
+        made.append(OperatorProcess(kubeconfig, "--config", str(settings), log=log))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.kill()
+        print(f"{each.log.name}:\n{each.said()[-20_000:]}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.settings import read_settings
 
 from tests.control_plane.building import PATIENCE, VERSION, end_of, has_ended, reason, study, trials
-from tests.control_plane.operator_process import RBAC, OperatorProcess
-from tests.testbed import ApiError, CommandFailed, Component, ControlPlane, Object, wait_until
-from tests.testbed.binaries import program, sources
-from tests.testbed.charts import CHART, Helm
-from tests.testbed.fixtures import Bed
+from tests.control_plane.conftest import DEFINITIONS, Install
+from tests.control_plane.operator_process import RBAC, USER, OperatorProcess
+from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, controllers, wait_until
+from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
 from tests.testbed.simulation import DELAY, NEVER, of_trial
@@ -30,10 +27,6 @@ from tests.testbed.simulation import DELAY, NEVER, of_trial
 pytestmark = pytest.mark.control_plane
 
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
-RELEASE, SYSTEM = "hpo-operator", "hpo-system"
-ALERTS = CHART / "files" / "alerts.yaml"
-DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 WORKLOADS = [
     {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"},
     {"apiVersion": "ray.io/v1", "kind": "RayJob"},
@@ -41,78 +34,6 @@ WORKLOADS = [
     {"apiVersion": "example.com/v1", "kind": "Process"},
     {"apiVersion": "example.com/v1", "kind": "Chess", "plural": "chess"},
 ]
-
-
-class Untouched(ControlPlane):
-    """A control plane of this module's own: the definitions in it are the chart's."""
-
-
-@pytest.fixture(scope="module")
-def plane(bed: Bed) -> ControlPlane:
-    running = bed(Untouched, Untouched)
-    if not running.api.find("v1", "Namespace", SYSTEM, namespace=""):
-        running.create_namespace(SYSTEM, RESTRICTED)
-    return running
-
-
-@pytest.fixture(scope="module")
-def helm(plane: ControlPlane) -> Helm:
-    return Helm(plane)
-
-
-Team = Callable[[], str]
-
-
-@pytest.fixture
-def team(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for Studies."""
-    name = re.sub("[^a-z]+", "-", request.node.name.lower()).strip("-")[-40:].strip("-")
-    yield plane.create_namespace(name)
-    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", "studies.hpo.dev", namespace=""):
-        plane.api.delete_all(VERSION, "Study", name)
-    plane.api.delete_all("batch/v1", "Job", name)
-    plane.api.delete("v1", "Namespace", name, namespace="")
-
-
-Install = Callable[..., None]
-
-
-@pytest.fixture
-def install(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
-    """Installs the chart, or upgrades it; it is uninstalled at the end, definitions and all."""
-
-    def do(chart: Path = CHART, **values: Any) -> None:
-        arguments = ("upgrade", "--install", RELEASE, str(chart), "--namespace", SYSTEM)
-        helm(*arguments, values=values)
-        for name in DEFINITIONS:
-            plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
-
-    yield do
-    if RELEASE in helm("list", "--namespace", SYSTEM, "--short"):
-        helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
-    for name in DEFINITIONS:
-        plane.kubectl("delete", f"crd/{name}", "--ignore-not-found", "--timeout=60s")
-
-
-@pytest.fixture
-def operator(plane: ControlPlane, tmp_path: Path) -> Iterator[Callable[[], OperatorProcess]]:
-    """Starts the operator with the ServiceAccount, the rights and the settings that the chart has made, and no others."""
-    made = list[OperatorProcess]()
-
-    def start() -> OperatorProcess:
-        settings = tmp_path / "settings.yaml"
-        stored = plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
-        settings.write_text(stored.replace("port: 8080", "port: 0"))
-        kubeconfig = plane.kubeconfig_of_service_account(RELEASE, namespace=SYSTEM)
-        log = tmp_path / f"operator-{len(made)}.log"
-        made.append(OperatorProcess(kubeconfig, "--config", str(settings), log=log))
-        made[-1].start()
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.kill()
-        print(f"{each.log.name}:\n{each.said()[-20_000:]}")
 
 
 # What is made
@@ -137,15 +58,6 @@ def test_a_wrong_value_is_refused_by_its_name_before_anything_is_made(mistake: s
     values, named = MISTAKES[mistake]
     with pytest.raises(CommandFailed, match=named):
         Helm().template(values=values)
-
-
-@pytest.fixture(scope="module")
-def monitored(plane: ControlPlane) -> ControlPlane:
-    """The control plane knows the kinds of the Prometheus operator."""
-    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
-    plane.kubectl("apply", "--server-side", "--filename", str(folder))  # PyYAML cannot read all of them
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
-    return plane
 
 
 @pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
@@ -178,45 +90,6 @@ def test_every_pod_of_the_chart_is_admitted_where_pods_must_be_restricted(values
 
 def _kubectl(plane: ControlPlane) -> str:
     return str(plane.programs() / "kubectl")
-
-
-def test_the_Prometheus_operator_takes_what_the_chart_makes_for_it(
-    monitored: ControlPlane, install: Install, tmp_path: Path
-) -> None:
-    labels = {"release": "stack"}
-    install(monitoring={"enabled": True, "labels": labels})
-    everywhere = {f"{kind}NamespaceSelector": {} for kind in ("podMonitor", "serviceMonitor", "rule")}
-    chosen = {f"{kind}Selector": {"matchLabels": labels} for kind in ("podMonitor", "serviceMonitor", "rule")}
-    wanted = {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": "stack", "namespace": SYSTEM}}
-    monitored.apply([{**wanted, "spec": {"replicas": 0, **everywhere, **chosen}}])
-
-    def configuration() -> str:
-        secret = monitored.api.find("v1", "Secret", "prometheus-stack", SYSTEM) or {"data": {}}
-        packed = secret["data"].get("prometheus.yaml.gz", "")
-        text = gzip.decompress(base64.b64decode(packed)).decode() if packed else ""
-        return text if "hpo-operator-trials" in text and f"serviceMonitor/{SYSTEM}/{RELEASE}" in text else ""
-
-    environment = {"KUBECONFIG": str(monitored.kubeconfig())}
-    manager = Component("prometheus-operator", [program("prometheus-operator")], monitored.logs, environment)
-    manager.start()
-    try:
-        text = wait_until("the configuration of Prometheus", configuration, seconds=PATIENCE, components=[manager])
-        rules = wait_until("its rules", lambda: monitored.api.find("v1", "ConfigMap", "prometheus-stack-rulefiles-0", SYSTEM))
-    finally:
-        manager.stop()
-    (tmp_path / "prometheus.yaml").write_text(text)
-    run([program("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yaml")])
-    jobs = {job["job_name"].split("/")[2]: job for job in yaml.safe_load(text)["scrape_configs"]}
-    assert jobs.keys() == {RELEASE, f"{RELEASE}-trials"}
-    assert jobs[RELEASE]["honor_labels"] is True
-    assert jobs[f"{RELEASE}-trials"]["sample_limit"] == 2000
-    assert {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_hpo_dev_(.+)"} in jobs[f"{RELEASE}-trials"][
-        "relabel_configs"
-    ]
-    (taken,) = rules["data"].values()
-    wanted_alerts = {rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
-    assert {rule["alert"] for group in yaml.safe_load(taken)["groups"] for rule in group["rules"]} == wanted_alerts
-    assert "RUNBOOKS" not in taken
 
 
 # Rights
@@ -352,36 +225,62 @@ def test_an_operator_of_one_namespace_is_refused_nothing_and_leaves_others_alone
 
 
 def refused(plane: ControlPlane) -> list[Object]:
-    user = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
-    return [vars(each) for each in plane.requests() if each.user == user and each.code in (401, 403)]
+    return [vars(each) for each in plane.requests() if each.user == USER and each.code in (401, 403)]
 
 
 def test_a_Study_lives_through_upgrade_rollback_and_uninstall_and_runs_on_with_the_next_operator(
     plane: ControlPlane, helm: Helm, install: Install, team: str, operator: Callable[[], OperatorProcess]
 ) -> None:
     install()
-    first = operator()
-    wanted = study("lasting", team, says={of_trial(DELAY, 1): "15s"})
+    running = operator()
+    wanted = study("lasting", team, trials=3, says={of_trial(DELAY, 1): NEVER})
     plane.apply([wanted])
-    wait_until("two Trials", lambda: len(trials(plane, wanted)) >= 2, seconds=PATIENCE)
-    job = wait_until("its Job", lambda: plane.api.find("batch/v1", "Job", "lasting-1", team), seconds=PATIENCE)
+    wait_until("that one runs, and the others have ended", lambda: completed(plane, wanted) == 2, seconds=PATIENCE)
+    before = uids(plane, team)
+    settings = ("v1", "ConfigMap", RELEASE, SYSTEM)
 
-    install(resyncSeconds=300, watchNamespaces=[])
-    assert "resyncSeconds: 300" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
+    install(resyncSeconds=300)
+    assert "resyncSeconds: 300" in plane.api.get(*settings)["data"]["settings.yaml"]
+    running.kill()  # as the Deployment does, since its checksum has changed
+    running = operator()
+    assert uids(plane, team) == before
     helm("rollback", RELEASE, "1", "--namespace", SYSTEM)
-    assert "resyncSeconds: 600" in plane.api.get("v1", "ConfigMap", RELEASE, SYSTEM)["data"]["settings.yaml"]
-    first.kill()
+    assert "resyncSeconds: 600" in plane.api.get(*settings)["data"]["settings.yaml"]
+    running.kill()
+    running = operator()
+    # The operator of the former chart is at work: it scales the Study by what is asked of it now.
+    plane.api.patch(VERSION, "Study", "lasting", {"spec": {"limits": {"maxTrials": 4}}}, team)
+    wait_until("another Trial", lambda: completed(plane, wanted) == 3, seconds=PATIENCE)
+    assert uids(plane, team).items() >= before.items()
+
+    running.kill()
     helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
     assert plane.api.find("v1", "ServiceAccount", RELEASE, SYSTEM) is None
-    kept = plane.api.get(VERSION, "Study", "lasting", team)
-    assert not has_ended(kept)
-    assert plane.api.get("batch/v1", "Job", "lasting-1", team)["metadata"]["uid"] == job["metadata"]["uid"]
+    assert not has_ended(plane.api.get(VERSION, "Study", "lasting", team))
+    assert uids(plane, team).items() >= before.items()
+    (pod,) = plane.api.objects("v1", "Pod", team, labelSelector="hpo.dev/trial-number=1")
+    assert pod["status"]["phase"] == "Running"
+    said = {"metadata": {"annotations": {of_trial(DELAY, 1): "0s"}}}
+    plane.api.patch("v1", "Pod", pod["metadata"]["name"], said, team)  # it ends while there is no operator
 
     install()
     operator()
     ended = end_of(plane, wanted)
     assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 4)
-    assert ended["metadata"]["uid"] == kept["metadata"]["uid"]
+    assert uids(plane, team).items() >= before.items()
+    assert refused(plane) == []
+
+
+def completed(plane: ControlPlane, of: Object) -> int:
+    """How many Trials of a Study have ended well."""
+    return [reason(each) for each in trials(plane, of)].count("Completed")
+
+
+def uids(plane: ControlPlane, namespace: str) -> dict[str, str]:
+    """The uids of all Studies, Trials and Jobs, by kind and name."""
+    kinds = ((VERSION, "Study"), (VERSION, "Trial"), ("batch/v1", "Job"))
+    found = [(kind, each["metadata"]) for version, kind in kinds for each in plane.api.objects(version, kind, namespace)]
+    return {f"{kind} {metadata['name']}": metadata["uid"] for kind, metadata in found}
 
 
 def without(text: str, field: str) -> str:
@@ -469,4 +368,40 @@ def test_what_the_next_command_is_stands_in_the_notes(plane: ControlPlane, helm:
     command = re.search(r"kubectl (--namespace \S+ rollout status \S+)", notes)
     assert command
     plane.kubectl(*command[1].replace("rollout status", "get").split())
-    assert "prometheus.url" in notes
+    assert "--reset-then-reuse-values --set prometheus.url" in notes
+
+
+def test_the_example_that_the_hub_shows_is_taken(plane: ControlPlane, install: Install, team: str) -> None:
+    install()
+    (example,) = yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["artifacthub.io/crdsExamples"])
+    example["metadata"]["namespace"] = team
+    said = plane.kubectl("apply", "--server-side", "--dry-run=server", "--filename", "-", input=yaml.safe_dump(example))
+    assert "serverside-applied" in said
+
+
+# Other kinds. Last, since the control plane has one more controller from here on.
+
+
+def test_an_operator_whose_chart_allows_a_kind_makes_and_watches_it_and_is_refused_nothing(
+    plane: ControlPlane, install: Install, team: str, operator: Callable[[], OperatorProcess]
+) -> None:
+    controllers.install(plane, controllers.JOBSET)
+    allowed = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
+    install(workloadKinds=[allowed])
+    running = operator()
+    wanted = study("sets", team, trials=2)
+    job = wanted["spec"]["template"]["job"]
+    job["spec"]["template"]["spec"]["restartPolicy"] = "Never"
+    one = {"name": "main", "replicas": 1, "template": {"spec": {"backoffLimit": 0, **job["spec"]}}}
+    wanted["spec"]["template"] = {"object": {**allowed, "spec": {"replicatedJobs": [one]}}}
+    plane.apply([wanted])
+    ended = end_of(plane, wanted)
+    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 2)
+    assert {each["status"]["workload"]["kind"] for each in trials(plane, wanted)} == {"JobSet"}
+    running.kill()  # a watch is told of when it ends
+
+    def verbs() -> set[str]:
+        return {each.verb for each in plane.requests() if each.user == USER and each.resource == "jobsets"}
+
+    wait_until("the end of its watch", lambda: verbs() >= {"create", "list", "watch"}, seconds=PATIENCE)
+    assert refused(plane) == []

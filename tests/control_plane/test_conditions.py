@@ -480,6 +480,7 @@ def test_a_Trial_that_waits_says_what_for_and_so_does_its_Study(name: str, scene
     found = wait_for_condition(crowd.plane, wanted, "Progressing", "TrialsPending")
     trials = crowd.trials(wanted)
     assert len(trials) == 2
+    assert (found["status"]["trials"]["active"], found["status"]["trials"].get("running", 0)) == (2, 0)
     for trial in trials:
         assert status_of(trial, "Running") == ("False", why)
         assert message in message_of(trial, "Running")

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.control_plane
 MAX_PENDING = 2
 GPU, SLICE = "nvidia.com/gpu", "nvidia.com/mig-1g.10gb"
 NODE, DRIVER = "simulated-slices", "gpu.nvidia.com"
+RESERVED = "simulated-reserved"
+TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}  # as the nodes with GPUs have it in many clusters
 CLASSES = {"tried": 100, "promoted": 1000}
 
 
@@ -31,13 +33,15 @@ def crowd(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]
     for field in ("capacity", "allocatable"):
         node["status"][field] = {**node["status"][field], SLICE: "2"}
     plane.api.create(node)
+    plane.api.create(SimulatedNode(RESERVED, labels={"pool": "reserved"}, taints=(TAINT,)).manifest())
     prepare_devices(plane)
     for name, value in CLASSES.items():
         plane.apply([{"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value}])
     settings = write_settings(folder / "settings.yaml", maxPending=MAX_PENDING)
     with Crowd(plane, "gpus", folder, "--config", str(settings)) as running:
         yield running
-    plane.api.delete("v1", "Node", NODE, namespace="")
+    for name in (NODE, RESERVED):
+        plane.api.delete("v1", "Node", name, namespace="")
     plane.api.delete("resource.k8s.io/v1", "ResourceSlice", NODE, namespace="")
 
 
@@ -105,6 +109,21 @@ def test_a_slice_of_a_GPU_is_asked_for_by_its_name_and_counts_as_one(crowd: Crow
     (trial,), (pod,) = crowd.trials(wanted), crowd.pods(wanted)
     assert (reason(trial), pod["spec"]["nodeName"]) == ("Completed", NODE)
     assert 2 <= trial["status"]["gpuSeconds"] <= 5
+
+
+def test_a_node_with_GPUs_that_is_tainted_is_for_those_Trials_whose_template_tolerates_it(crowd: Crowd) -> None:
+    def on_reserved(**spec: Any) -> Object:
+        found = template({GPU: 1}, "1s")
+        found["job"]["spec"]["template"]["spec"] |= {"nodeSelector": {"pool": "reserved"}, **spec}
+        return found
+
+    shy = crowd.apply("shy", trials=1, template=on_reserved())
+    tolerant = crowd.apply("tolerant", trials=1, template=on_reserved(tolerations=[{"key": GPU, "operator": "Exists"}]))
+    crowd.end_of(tolerant)
+    (trial,), (pod,) = crowd.trials(tolerant), crowd.pods(tolerant)
+    assert (reason(trial), pod["spec"]["nodeName"]) == ("Completed", RESERVED)
+    crowd.wait_for_pods(shy, 0, "that no node is for it", lambda found: "untolerated taint" in str(found[0]["status"]))
+    assert crowd.now(shy)["status"]["trials"].get("running", 0) == 0
 
 
 def test_GPUs_that_a_pod_gets_by_a_resource_claim_count_as_those_of_its_limits_do(crowd: Crowd) -> None:

@@ -117,6 +117,7 @@ def test_Trials_are_admitted_within_the_quota_and_those_that_wait_say_so_and_hol
     found = wait_for_condition(studies, wanted, "Progressing", "TrialsPending")
     assert (found["status"]["trials"]["active"], found["status"]["trials"].get("running", 0)) == (3, 0)
     assert studies.api.objects("v1", "Pod", namespace) == []
+    assert [each["spec"]["suspend"] for each in jobs(studies, namespace).values()] == [True] * 3
 
     queue(1)
     ended = end_of(studies, wanted)

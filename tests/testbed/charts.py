@@ -1,7 +1,7 @@
 """Helm on a control plane of the test bed.
 
 helm = Helm(control_plane)
-helm("upgrade", "--install", "hpo", str(CHART), "--namespace", "hpo-system", values={"crds": {"keep": False}})
+helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM, values={"crds": {"keep": False}})
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from .namespaces import ROOT
 from .processes import run
 
 CHART = ROOT / "helm" / "hpo-operator"
+RELEASE, SYSTEM = "hpo-operator", "hpo-system"
 
 
 class Helm:
@@ -35,5 +36,5 @@ class Helm:
 
     def template(self, *arguments: str, values: Mapping[str, Any] | Path | None = None) -> list[dict[str, Any]]:
         """The objects of the chart."""
-        text = self("template", "hpo-operator", str(CHART), "--namespace", "hpo-system", *arguments, values=values)
+        text = self("template", RELEASE, str(CHART), "--namespace", SYSTEM, *arguments, values=values)
         return [each for each in yaml.safe_load_all(text) if each]

@@ -12,12 +12,15 @@ ADDRESS = "http://127.0.0.1:9090"
 
 STUDY_LABEL = "hpo.dev/study"
 METRICS_PORT = "hpo-metrics"
+LABELS = "__meta_kubernetes_pod_label_hpo_dev_(study|study_uid|trial|trial_number|bracket|rung|generation)"
+OPERATORS_SERIES = "hpo_(apiserver|build|checkpoint|gpu|gpus|proposal|queue|reconcile|studies|study|trials|watch)(|_.*)"
 
 
 def configuration(kubeconfig: Path, interval_seconds: float = 1.0) -> str:
     """Prometheus' file: every pod that carries the label of a Study, at its port of that name.
 
-    What the chart's PodMonitor says for the Prometheus operator; labels `hpo.dev/…` of the pod become labels without the prefix.
+    What the chart's PodMonitor says for the Prometheus operator; the operator's labels `hpo.dev/…` of the pod become labels without
+    the prefix.
     """
     labelled, port = "__meta_kubernetes_pod_labelpresent_hpo_dev_study", "__meta_kubernetes_pod_container_port_name"
     job = {
@@ -26,10 +29,11 @@ def configuration(kubeconfig: Path, interval_seconds: float = 1.0) -> str:
         "relabel_configs": [
             {"source_labels": [labelled, port], "regex": f"true;{METRICS_PORT}", "action": "keep"},
             {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Succeeded|Failed", "action": "drop"},
+            {"regex": LABELS, "action": "labelmap"},
             {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
             {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-            {"regex": "__meta_kubernetes_pod_label_hpo_dev_(.+)", "action": "labelmap"},
         ],
+        "metric_relabel_configs": [{"source_labels": ["__name__"], "regex": OPERATORS_SERIES, "action": "drop"}],
     }
     interval = f"{int(interval_seconds * 1000)}ms"
     return yaml.safe_dump(

@@ -137,6 +137,17 @@ http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:90
 {{- end }}
 {{- end -}}
 
+{{/* The labels of a Trial's pod that its series carry, `study_uid` for hpo.dev/study-uid: those that the operator sets and no others, so
+that no pod names another namespace or pod than its own. */}}
+{{- define "hpo-operator.trialLabels" -}}
+__meta_kubernetes_pod_label_hpo_dev_(study|study_uid|trial|trial_number|bracket|rung|generation)
+{{- end -}}
+
+{{/* The series of the operator, which no Trial may export: it could raise alerts, or keep them silent. */}}
+{{- define "hpo-operator.operatorSeries" -}}
+hpo_(apiserver|build|checkpoint|gpu|gpus|proposal|queue|reconcile|studies|study|trials|watch)(|_.*)
+{{- end -}}
+
 {{/* The rules, whose alerts name their runbooks where these are served. */}}
 {{- define "hpo-operator.alerts" -}}
 {{- $rules := .Files.Get "files/alerts.yaml" }}

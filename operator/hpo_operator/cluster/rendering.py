@@ -1,11 +1,12 @@
 """From a Trial to the workload that runs it. The workload is the user's: what is added is said here, and nothing else is touched.
 
-Added: labels, the environment, one owner reference; where the Study keeps checkpoints on a volume, that volume, with the Trial's
-own folder of it and, read-only, that of the Trial which it starts from, and with `restore: Copy` an init container that copies from
-the one to the other; where it keeps them in an object store, the Secret with the credentials as environment; and for a Job those
-fields that are absent: backoffLimit, podReplacementPolicy, a podFailurePolicy that ignores disruptions and fails at once on the
-exit codes of an infeasible configuration and of a checkpoint that cannot be had, restartPolicy, and no API token. Where the Study
-names PriorityClasses by rung, a pod template without one gets that of the Trial's rung.
+Added: labels, in place of those that a series could not tell from them; the environment, one owner reference; where the Study
+keeps checkpoints on a volume, that volume, with the Trial's own folder of it and, read-only, that of the Trial which it starts
+from, and with `restore: Copy` an init container that copies from the one to the other; where it keeps them in an object store, the
+Secret with the credentials as environment; and for a Job those fields that are absent: backoffLimit, podReplacementPolicy, a
+podFailurePolicy that ignores disruptions and fails at once on the exit codes of an infeasible configuration and of a checkpoint
+that cannot be had, restartPolicy, and no API token. Where the Study names PriorityClasses by rung, a pod template without one gets
+that of the Trial's rung.
 
 In a workload of another kind, labels, environment and volume go to every pod template, which is whatever has a list
 `spec.containers`. Two kinds have programs that stand in none: the steps of an Argo Workflow, whose volumes are the Workflow's, and
@@ -36,6 +37,7 @@ STUDY_UID_LABEL = f"{GROUP}/study-uid"
 TRIAL_LABEL = f"{GROUP}/trial"
 NUMBER_LABEL = f"{GROUP}/trial-number"
 PLACES = ("bracket", "rung", "generation")  # of a Trial's slot, that are labels too
+OWN_LABELS = (STUDY_LABEL, STUDY_UID_LABEL, TRIAL_LABEL, NUMBER_LABEL, *(f"{GROUP}/{name}" for name in PLACES))
 METRICS_PORT = 9464
 METRICS_PORT_NAME = "hpo-metrics"
 TERMINATION_FILE = "/dev/termination-log"
@@ -118,6 +120,8 @@ def workload_manifest(study: Study, trial: Trial, space: Space, sdk_image: str |
             pod["spec"].setdefault("automountServiceAccountToken", False)
     if _is_workflow(wanted) and isinstance(wanted.get("spec"), dict):
         wanted["spec"]["podMetadata"] = _labelled(wanted["spec"].get("podMetadata"), study, trial)
+        for step in (each for each, _ in _steps(wanted) if _labels(each)):  # they go before those of podMetadata
+            step["metadata"]["labels"] = _foreign(_labels(step))
     return wanted
 
 
@@ -375,9 +379,22 @@ def _metadata(given: Any, study: Study, trial: Trial) -> Object:
 
 def _labelled(given: Any, study: Study, trial: Trial) -> Object:
     metadata: Object = dict(given) if _is_mapping(given) else {}
-    own = metadata.get("labels")
-    metadata["labels"] = {**(own if _is_mapping(own) else {}), **labels_of(study, trial)}
+    metadata["labels"] = {**_foreign(metadata.get("labels")), **labels_of(study, trial)}
     return metadata
+
+
+def label_of_series(name: str) -> str:
+    """The name of a pod's label as Prometheus has it, for which a dot, a slash, a dash and an underscore are the same."""
+    return re.sub("[^a-zA-Z0-9_]", "_", name)
+
+
+_OURS = {label_of_series(each) for each in OWN_LABELS}
+
+
+def _foreign(labels: Any) -> Object:
+    """Labels of a template but those that are ours, or that Prometheus could take for ours."""
+    given = labels if _is_mapping(labels) else {}
+    return {name: value for name, value in given.items() if label_of_series(name) not in _OURS}
 
 
 def _labels(pod: Object) -> Mapping[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hpo_operator.cluster.rendering import OWN_LABELS, label_of_series
 
 from helm.generate import dashboards, values
 from helm.generate.__main__ import CHART, files, main
@@ -56,18 +58,46 @@ def test_every_value_is_in_the_table_with_its_default() -> None:
         assert f"| `{'.'.join(each.path)}` | `{json.dumps(each.default, ensure_ascii=False)}` |" in table
 
 
-TEMPLATES = "".join(path.read_text() for path in sorted((CHART / "templates").rglob("*")) if path.is_file())
+def test_what_the_hub_is_told_of_the_chart_is_true() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {name.removeprefix("artifacthub.io/"): yaml.safe_load(text) for name, text in chart["annotations"].items()}
+    image = yaml.safe_load((CHART / "values.yaml").read_text())["image"]
+    assert chart["appVersion"] == chart["version"] == version("hpo-operator")
+    assert told["images"] == [{"name": "operator", "image": f"{image['registry']}/{image['repository']}:{chart['appVersion']}"}]
+    defined = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
+    assert [(each["name"], each["kind"], each["version"]) for each in told["crds"]] == [
+        (each["metadata"]["name"], each["spec"]["names"]["kind"], each["spec"]["versions"][-1]["name"]) for each in defined
+    ]
 
 
-@pytest.mark.parametrize("value", values.read((CHART / "values.yaml").read_text()), ids=lambda each: ".".join(each.path))
-def test_every_value_has_an_effect(value: values.Value) -> None:
-    *section, last = value.path
-    whole = rf"\.Values\.{re.escape('.'.join(value.path))}\b"
-    within = rf"with (\$|\$?)\.Values\.{re.escape('.'.join(section))} .*?\.{last}\b" if section else whole
-    of_an_image = (
-        rf'"image" \.Values\.{re.escape(".".join(section))}\b' if last in ("registry", "repository", "tag", "digest") else whole
-    )
-    assert any(re.search(pattern, TEMPLATES, re.DOTALL) for pattern in (whole, within, of_an_image))
+# Relabelling
+
+RELABELLING = {
+    "helm/hpo-operator/templates/_helpers.tpl": 1,  # of the PodMonitor and of the bundled Prometheus
+    "tests/testbed/prometheus.py": 1,
+    "docs/metrics.md": 2,
+}
+
+
+@pytest.mark.parametrize("path", RELABELLING)
+def test_the_labels_that_series_have_from_pods_are_those_that_the_operator_sets_and_no_others(path: str) -> None:
+    """With any other, a pod could name itself another namespace or pod."""
+    names = re.findall(r"__meta_kubernetes_pod_label_(\S+?\))", (ROOT / path).read_text())
+    ours = "|".join(label_of_series(each).removeprefix("hpo_dev_") for each in OWN_LABELS)
+    assert names == [f"hpo_dev_({ours})"] * RELABELLING[path]
+
+
+@pytest.mark.parametrize("path", RELABELLING)
+def test_what_is_dropped_of_a_Trials_series_are_all_of_the_operators_and_none_of_the_sdk(path: str) -> None:
+    """With any of those a Trial could raise alerts, or keep them silent."""
+    dropped = re.findall(r"\bhpo_\(\w+\|\S+?\)\(\|_\.\*\)", (ROOT / path).read_text())
+    assert len(dropped) == RELABELLING[path]
+    of_operator = re.findall(r"^\| `(hpo_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    of_sdk = re.findall(r"^(hpo_\w+)", (ROOT / "docs" / "sdk.md").read_text(), re.MULTILINE)
+    assert len(of_operator) > 10 and len(of_sdk) == 3
+    for pattern in dropped:
+        assert [name for name in of_operator if not re.fullmatch(pattern, name)] == []
+        assert [name for name in of_sdk if re.fullmatch(pattern, name)] == []
 
 
 # Alerts and dashboards

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 from hpo._message import Summary, infeasible_line, result_line
-from hpo_operator.reports import MAX_STEP, Aggregates, Report, final_message, live_reports, log_reports, number
+from hpo_operator.reports import (
+    MAX_STEP,
+    Aggregates,
+    Report,
+    Saved,
+    final_message,
+    final_weights,
+    live_reports,
+    log_reports,
+    number,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,3 +291,13 @@ def test_aggregates_are_those_of_all_reports_and_leave_out_what_is_no_number(val
 
 def test_a_report_without_a_step_does_not_take_the_step_back() -> None:
     assert Report().followed_by(3, {"m": 1.0}).followed_by(None, {"m": 2.0}).step == 3
+
+
+def test_a_checkpoint_that_its_program_says_is_elsewhere_than_its_step_is_none() -> None:
+    def told(path: str) -> Saved | None:
+        checkpoint = {"step": 3, "digest": f"sha256:{'0' * 64}", "path": path}
+        return final_weights(json.dumps({**json.loads(LINE), "checkpoint": checkpoint})).saved
+
+    assert told("step-3") == Saved(3, f"sha256:{'0' * 64}")
+    for elsewhere in ("../../x", "/etc", "step-3/../../other", "step-4", ""):
+        assert told(elsewhere) is None

@@ -7,6 +7,7 @@ import base64
 import json
 import math
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.testbed import prometheus as testbed
+from tests.testbed.credentials import write_certificate
 from tests.testbed.namespaces import ROOT
 from tests.unit.operator.builders import TEMPLATE, X, a_study, measured
 
@@ -313,7 +315,7 @@ def test_the_stretches_of_a_grid_cover_all_from_start_to_end(start: float, lengt
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def measuring(handler: Handler, path: str = "/api/v1/query_range", **more: Any) -> Answer:
+def measuring(handler: Handler, path: str = "/api/v1/query_range", tls: ssl.SSLContext | None = None, **more: Any) -> Answer:
     """Measures against a server that answers so."""
 
     async def inside() -> Answer:
@@ -321,11 +323,12 @@ def measuring(handler: Handler, path: str = "/api/v1/query_range", **more: Any) 
         app.add_routes([web.post(path, handler)])
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
+        await (site := web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)).start()
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         try:
             async with aiohttp.ClientSession() as session:
-                given = PrometheusSettings.model_validate({"url": f"http://127.0.0.1:{port}/", **more})
+                url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
+                given = PrometheusSettings.model_validate({"url": url, **more})
                 return await Prometheus(given, session).measure(SPEC, UID, {0: Run(at(0))}, at(60))
         finally:
             await runner.cleanup()
@@ -441,6 +444,31 @@ def test_a_file_that_cannot_be_read_is_named(more: dict[str, str]) -> None:
         measuring(handler, **more)
 
 
+def test_a_server_with_a_certificate_of_the_installer_s_authority_is_trusted_by_caFile_and_else_is_told_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    for name in ("own", "other"):
+        write_certificate(tmp_path / f"{name}.crt", tmp_path / f"{name}.key", ["127.0.0.1"], ["localhost"])
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(tmp_path / "own.crt", tmp_path / "own.key")
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.Response(body=Series().steps({15: 1}).losses({15: 0.9}).text())
+
+    def asking(**more: str) -> Answer:
+        return measuring(handler, tls=server, bearerTokenFile=str(tmp_path / "token"), **more)
+
+    assert asking(caFile=str(tmp_path / "own.crt")).trials[0].curve == ((1, 0.9),)
+    assert seen == ["Bearer secret"]
+    for untrusted in ({}, {"caFile": str(tmp_path / "other.crt")}):
+        with pytest.raises(SourceFailed, match="certificate verify failed"):
+            asking(**untrusted)
+    assert len(seen) == 1, "the token goes to nobody whose certificate is not trusted"
+
+
 def test_a_server_that_is_not_there_is_away() -> None:
     async def handler(_: web.Request) -> web.Response:
         raise AssertionError
@@ -489,8 +517,11 @@ def test_the_pods_are_scraped_as_the_page_says() -> None:
     monitor = next(each for each in map(yaml.safe_load, blocks("yaml")) if each.get("kind") == "PodMonitor")
     tested = yaml.safe_load(testbed.configuration(Path("kubeconfig")))["scrape_configs"][0]
 
+    endpoint = monitor["spec"]["podMetricsEndpoints"][0]
     assert documented["relabel_configs"] == tested["relabel_configs"]
-    assert monitor["spec"]["podMetricsEndpoints"][0]["relabelings"] == tested["relabel_configs"][-1:]
+    assert endpoint["relabelings"] == [each for each in tested["relabel_configs"] if each.get("action") == "labelmap"]
+    assert documented["metric_relabel_configs"] == tested["metric_relabel_configs"]
+    assert [each["regex"] for each in endpoint["metricRelabelings"]] == [testbed.OPERATORS_SERIES]
 
 
 def test_the_page_tells_each_field_of_the_settings() -> None:

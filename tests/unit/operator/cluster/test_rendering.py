@@ -249,6 +249,32 @@ def test_the_steps_of_a_Workflow_get_the_variables_and_its_pods_the_labels() -> 
     assert check["metadata"] == {"labels": {"own": "1"}}
 
 
+FORGED = {
+    "hpo.dev/study-uid": "a",
+    "hpo-dev/study-uid": "b",
+    "hpo.dev/study_uid": "c",
+    "hpo_dev_trial.number": "d",
+    "hpo.dev/rung": "9",
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_label_that_a_series_could_not_tell_from_ours_is_dropped_wherever_a_template_may_have_one(forged: str) -> None:
+    labels = {forged: FORGED[forged], "hpo.dev/team": "a", "role": "b"}
+    kept = {"hpo.dev/team": "a", "role": "b"}
+    pod = {**a_pod_template(), "metadata": {"labels": labels}}
+    job = rendered_job({"metadata": {"labels": labels}, "spec": {"template": pod}})
+    jobset = rendered(a_jobset(a=pod))
+    steps = [{"name": "train", "metadata": {"labels": labels}, "container": {"image": "i"}}]
+    spec = {"podMetadata": {"labels": labels}, "templates": steps}
+    workflow = rendered({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": spec})
+
+    made = [job, *pod_templates(job["spec"]), *pod_templates(jobset)]
+    assert [each["metadata"]["labels"] for each in made] == [{**kept, **OURS}] * 3
+    assert workflow["spec"]["podMetadata"]["labels"] == {**kept, **OURS}
+    assert workflow["spec"]["templates"][0]["metadata"]["labels"] == kept
+
+
 def test_the_step_of_a_Workflow_that_has_the_labels_reports() -> None:
     steps = [{"name": each, "metadata": {"labels": {"step": each}}, "container": {"image": "i"}} for each in ("train", "check")]
     train, check = rendered(a_workflow(*steps), podSelector={"step": "train"})["spec"]["templates"]

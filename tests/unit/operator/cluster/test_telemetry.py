@@ -1,0 +1,54 @@
+"""When /healthz has the kubelet restart the operator: a watch that is dead, a Study that never gets its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import aiohttp
+import pytest
+from hpo_operator.cluster.controller import Controller
+from hpo_operator.cluster.informer import SILENT_SECONDS, Watches
+from hpo_operator.cluster.queue import WorkQueue
+from hpo_operator.cluster.telemetry import STUCK_SECONDS, serve
+from prometheus_client import CollectorRegistry
+
+
+def health(monkeypatch: pytest.MonkeyPatch, *, silent: float = 0.0, waiting: float = 0.0) -> tuple[int, Any]:
+    """What is answered where a watch has been silent, and a Study has waited, for so many seconds."""
+    watches, queue = Watches(), WorkQueue[str]()
+    watches.hear("studies")
+    watches.heard["pods"] = time.monotonic() - silent
+    monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: 0.0))
+    queue.add("a-study")
+    monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: waiting))
+
+    async def inside() -> tuple[int, Any]:
+        controller = cast(Controller, SimpleNamespace(queue=queue))
+        runner = await serve(controller, watches, CollectorRegistry(), 0)
+        try:
+            port = next(address[1] for address in runner.addresses if len(address) == 2)
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/healthz") as answer:
+                return answer.status, await answer.json()
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(inside())
+
+
+def test_an_operator_that_hears_and_works_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = health(monkeypatch, silent=SILENT_SECONDS - 60, waiting=STUCK_SECONDS)
+    assert found == (200, {"healthy": True, "reason": ""})
+
+
+def test_an_operator_with_a_watch_that_cannot_be_alive_any_more_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, said = health(monkeypatch, silent=SILENT_SECONDS + 60)
+    assert (status, said["healthy"]) == (503, False)
+    assert said["reason"].startswith("the watch of pods has said nothing for ")
+
+
+def test_an_operator_in_which_a_Study_never_gets_its_turn_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, said = health(monkeypatch, waiting=STUCK_SECONDS + 1)
+    assert (status, said) == (503, {"healthy": False, "reason": "a Study has waited for its turn for 301 s"})
