@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+comma := ,
 PACKAGING := pyproject.toml sdk/pyproject.toml constraints.txt
 
 .PHONY: help
@@ -86,13 +87,27 @@ constraints:  ## Resolve the newest versions anew into constraints.txt
 	{ head -2 constraints-torch.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)' | grep -vxFf constraints.txt; } > build/constraints.txt
 	mv build/constraints.txt constraints-torch.txt
 
+# What an image holds is read from an environment into which the same is installed: $(1) names it, $(2) is what its Dockerfile installs.
+define write-sbom
+rm -rf build/contents && $(PYTHON) -m venv --without-pip build/contents
+build/sbom/bin/pip --disable-pip-version-check --python build/contents install --quiet --constraint constraints.txt $(2)
+build/sbom/bin/cyclonedx-py environment --pyproject $(3) --output-reproducible -o build/$(1).cdx.json build/contents
+@echo "== build/$(1).cdx.json: $$(grep -c '"purl"' build/$(1).cdx.json) components"
+endef
+
 .PHONY: sbom
-sbom:  ## Write build/hpo-operator.cdx.json: what the operator's image holds besides Python, with versions and licences
-	rm -rf build/sbom build/contents && $(PYTHON) -m venv build/sbom && $(PYTHON) -m venv --without-pip build/contents
+sbom: build/sbom/.done  ## Write build/*.cdx.json: what the operator's and the trial image hold besides Python, with versions and licences
+	$(call write-sbom,hpo-operator,./sdk '.[operator]',pyproject.toml)
+	$(call write-sbom,hpo-operator-trial,'./sdk[object-store]' scikit-learn,sdk/pyproject.toml)
+
+.PHONY: sbom-torch
+sbom-torch: build/sbom/.done  ## The same of the operator's image with torch: reads PyTorch's index, as its Dockerfile does
+	$(call write-sbom,hpo-operator-torch,--constraint constraints-torch.txt --extra-index-url https://download.pytorch.org/whl/cpu ./sdk '.[operator$(comma)torch]',pyproject.toml)
+
+build/sbom/.done: constraints.txt
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt 'cyclonedx-bom==7.5.0' setuptools wheel
-	build/sbom/bin/pip --disable-pip-version-check --python build/contents install --quiet --constraint constraints.txt ./sdk '.[operator]'
-	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/hpo-operator.cdx.json build/contents
-	@echo "== build/hpo-operator.cdx.json: $$(grep -c '"purl"' build/hpo-operator.cdx.json) components"
+	@touch $@
 
 .PHONY: clean
 clean:  ## Remove what the other targets have made, but no results

@@ -64,7 +64,8 @@ def study() -> dashboard.Dashboard:
             {"running": f"max({trials % 'running'})", "waiting": waiting},
         )
     )
-    of_trials = 'hpo_trial_metric{namespace="$namespace", study="$study", metric="$metric"}'
+    chosen = 'namespace="$namespace", study="$study", metric="$metric"'
+    of_trials = f"hpo_trial_metric{{{chosen}}}"
     made.with_panel(
         _curves(
             "$metric of every Trial",
@@ -88,9 +89,10 @@ def study() -> dashboard.Dashboard:
     )
     reasons = f"max by (reason) (hpo_trials_finished_total{STUDY})"
     made.with_panel(_curves("How Trials ended", "By the reason of Succeeded.", {"{{reason}}": reasons}))
-    places = f"count by (rung, generation) (max by (trial, rung, generation) ({of_trials}))"
-    where = "Trials that report now, by their place in the schedule or, in a population, by their generation."
-    made.with_panel(_curves("Trials by rung or generation", where, {"{{rung}}{{generation}}": places}))
+    for place, of in (("rung", "schedule"), ("generation", "population or swarm")):
+        placed = f'max by (trial, {place}) (hpo_trial_metric{{{chosen}, {place}!=""}})'
+        said = f"Trials that report now, by their {place} in a {of}."
+        made.with_panel(_curves(f"Trials by {place}", said, {f"{place} {{{{{place}}}}}": f"count by ({place}) ({placed})"}))
     held = {"GPUs": f"max(hpo_gpus{STUDY})"}
     made.with_panel(_curves("GPUs", "Held by running Trials.", held))
     steps = f"max by (trial) (hpo_trial_step{STUDY})"

@@ -291,9 +291,7 @@ def _scratch(url: str) -> str:
     below = os.path.join(temporary, f"hpo-checkpoints-{os.getuid()}")
     os.makedirs(below, 0o700, exist_ok=True)
     if os.stat(below, follow_symlinks=False).st_uid != os.getuid():
-        raise InvalidEnvironment(
-            "TMPDIR", temporary, f"holds {below}, which is another user's", "Choose another folder"
-        )
+        raise InvalidEnvironment("TMPDIR", temporary, f"holds {below}, which is another user's", "Choose another folder")
     return os.path.join(below, hashlib.sha256(url.encode()).hexdigest()[:32])
 
 
