@@ -134,7 +134,7 @@ def labels(archive: Path) -> dict[str, str]:
 
 
 def compressed_bytes(archive: Path) -> int:
-    """What the layers of an image take compressed, as a registry keeps them and a node fetches them: at most, for gzip is quick here."""
+    """What the layers of an image take compressed, as a registry keeps them: at most, for gzip is quick here."""
     with tarfile.open(archive) as opened:
         return sum(_compressed(_member(opened, layer)) for layer in _manifest(opened)["Layers"])
 
