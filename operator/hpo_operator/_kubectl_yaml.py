@@ -375,6 +375,7 @@ _NO_CHARACTER = ("stands for no character", "Write the character itself.")
 _TABS = ("a tab stands where YAML takes only spaces", "Indent by spaces.")
 _SENTENCES = (
     # what the parser says, the rule, the remedy
+    ("maximum nesting depth", TOO_DEEP, ""),
     ("unknown escape", "holds an escape that double quotes do not know", "Write '\\\\' for a backslash, or use single quotes."),
     ("escape code", "holds an escape that stands for no character", "Write the character itself."),
     ("mapping values are not allowed", "a ':' stands where no key can", "Quote what contains ': ', or mend the indentation."),
