@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from hpo_operator import cli
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.control_plane.building import POPULATION, claim, condition, number, reason, wait_for_condition
 from tests.control_plane.crowd import JOB, Crowd
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
-from tests.testbed.simulation import EXIT_CODE, MESSAGE, SAVED, SAVED_DIGEST, of_trial
+from tests.testbed.simulation import EXIT_CODE, MESSAGE, SAVED, SAVED_BYTES, SAVED_DIGEST, of_trial
 
 pytestmark = pytest.mark.control_plane
 
@@ -29,11 +31,13 @@ HALVING: dict[str, Any] = {
     "checkpoints": {"volumeClaim": {"name": "weights"}},
 }
 CLEANUP = "hpo.dev/cleanup"
+PORT = 18081
 
 
 @pytest.fixture(scope="module")
 def running(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    with Crowd(bed(ControlPlane, ControlPlane), "checkpoints", tmp_path_factory.mktemp("operator")) as crowd:
+    folder = tmp_path_factory.mktemp("operator")
+    with Crowd(bed(ControlPlane, ControlPlane), "checkpoints", folder, "--port", str(PORT)) as crowd:
         yield crowd
 
 
@@ -71,6 +75,15 @@ def wait_until_clean(crowd: Crowd, of: Object) -> dict[int, str]:
 def mounts(job: Object) -> dict[str, tuple[str, bool]]:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     return {each["mountPath"]: (each["subPath"], each.get("readOnly", False)) for each in container["volumeMounts"]}
+
+
+def bytes_in_metrics(of: Object) -> float | None:
+    """What /metrics says that a Study's checkpoints take."""
+    labels = {"namespace": of["metadata"]["namespace"], "study": of["metadata"]["name"]}
+    with urlopen(f"http://127.0.0.1:{PORT}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for each in families if each.name == "hpo_checkpoint_bytes" for sample in each.samples]
+    return next((sample.value for sample in samples if sample.labels == labels), None)
 
 
 def test_a_claim_that_is_missing_or_not_shared_is_refused_with_the_remedy(crowd: Crowd) -> None:
@@ -139,8 +152,10 @@ def test_in_an_object_store_trials_continue_by_its_secret_and_what_nothing_needs
     assert wait_until_clean(crowd, wanted) == {each: "Kept" if each in best else "Collected" for each in range(7)}
 
 
-def test_what_nothing_needs_is_removed_by_few_jobs_and_the_best_stays(crowd: Crowd) -> None:
+def test_what_nothing_needs_is_removed_by_few_jobs_and_the_best_stays_and_is_counted(crowd: Crowd) -> None:
     wanted = continuing(crowd, "removing")
+    seen = crowd.wait_for(wanted, "some bytes", lambda study: study.get("status", {}).get("checkpointBytes"))
+    assert seen["status"]["checkpointBytes"] % SAVED_BYTES == 0
     ended = crowd.end_of(wanted)
     found = wait_until_clean(crowd, wanted)
     best = {each["number"] for each in ended["status"]["best"]}
@@ -150,6 +165,8 @@ def test_what_nothing_needs_is_removed_by_few_jobs_and_the_best_stays(crowd: Cro
     ]
     jobs = {each["involvedObject"]["uid"] for each in made if each["involvedObject"]["kind"] == "Job"}
     assert 1 <= len(jobs) <= 3, "one for many"
+    crowd.wait_for(wanted, "what is left", lambda study: study["status"]["checkpointBytes"] == len(best) * SAVED_BYTES)
+    wait_until("the same in the metrics", lambda: bytes_in_metrics(wanted) == len(best) * SAVED_BYTES)
 
 
 def test_a_checkpoint_that_cannot_be_had_frees_the_place_for_the_next_best_and_is_offered_no_more(crowd: Crowd) -> None:

@@ -43,10 +43,11 @@ REPORTER = f"{PREFIX}reporter"
 WAITING = f"{PREFIX}waiting"
 DELETION_DELAY = f"{PREFIX}deletion-delay"
 
-SAVED_DIGEST = "sha256:" + "0" * 64
+SAVED_DIGEST, SAVED_BYTES = "sha256:" + "0" * 64, 48_211
 SAVED = (
     '{"hpo":1,"step":{budget},"metrics":{"loss":"{objective}"},'
-    f'"checkpoint":{{"step":{{budget}},"digest":"{SAVED_DIGEST}","path":"step-{{budget}}"}}}}'
+    f'"checkpoint":{{"step":{{budget}},"digest":"{SAVED_DIGEST}","path":"step-{{budget}}",'
+    f'"bytes":{SAVED_BYTES}}}}}'
 )
 """The message of a trial that has kept its weights."""
 
