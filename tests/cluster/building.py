@@ -39,17 +39,18 @@ def example(cluster: Cluster, name: str, namespace: str, **spec: Any) -> Object:
     return study
 
 
-def pod_of(study: Object) -> Object:
-    """The spec of the pods in a Study's template."""
-    spec: Object = study["spec"]["template"]["job"]["spec"]["template"]["spec"]
-    return spec
-
-
 def container_of(study: Object) -> Object:
     """The one container of a Study's template."""
-    container: Object
-    (container,) = pod_of(study)["containers"]
+    (container,) = study["spec"]["template"]["job"]["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
     return container
+
+
+def with_scratch(study: Object) -> Object:
+    """The Study, whose programs may write to /tmp: torch needs that, and so do checkpoints in an object store."""
+    container_of(study)["volumeMounts"] = [{"name": "scratch", "mountPath": "/tmp"}]
+    study["spec"]["template"]["job"]["spec"]["template"]["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    return study
 
 
 def study(

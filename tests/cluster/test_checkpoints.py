@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hpo._checkpoints_manifest import read_manifest, verify
 
-from tests.cluster.building import PATIENCE, container_of, observed, pod_of, pods, running, study
+from tests.cluster.building import PATIENCE, observed, pods, running, study, with_scratch
 from tests.cluster.conftest import STORE, Begin
 from tests.cluster.images import TORCH_TRIAL
 from tests.control_plane.building import end_of, number, reason, trials, wait_for_trials
@@ -115,26 +115,25 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
     }
     queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS})
     queued["spec"]["template"]["job"]["metadata"] = {"labels": queue}
-    stored = study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving)
-    container_of(stored)["volumeMounts"] = [{"name": "scratch", "mountPath": "/tmp"}]  # where checkpoints are made and brought
-    pod_of(stored)["volumes"] = [{"name": "scratch", "emptyDir": {}}]
     studies = [
         queued,
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
-        stored,
+        with_scratch(study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving)),
         study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
         study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS}),
-        study(
-            "learning",
-            namespace,
-            LEARNING,
-            container={"image": TORCH_TRIAL},
-            parameters=[{"name": "rate", "float": {"min": 1e-4, "max": 1e-1, "scale": "Log"}}],
-            algorithm={"pbt": {"population": 4}},
-            budget={"min": 2, "max": 6},
-            checkpoints=STORE,
-            limits={"maxFailedTrials": 0},
-            parallelism=4,
+        with_scratch(
+            study(
+                "learning",
+                namespace,
+                LEARNING,
+                container={"image": TORCH_TRIAL},
+                parameters=[{"name": "rate", "float": {"min": 1e-4, "max": 1e-1, "scale": "Log"}}],
+                algorithm={"pbt": {"population": 4}},
+                budget={"min": 2, "max": 6},
+                checkpoints=STORE,
+                limits={"maxFailedTrials": 0},
+                parallelism=4,
+            )
         ),
     ]
     return {each["metadata"]["name"]: begin(each) for each in studies}
