@@ -89,7 +89,7 @@ def study() -> dashboard.Dashboard:
     )
     reasons = f"max by (reason) (hpo_trials_finished_total{STUDY})"
     made.with_panel(_curves("How Trials ended", "By the reason of Succeeded.", {"{{reason}}": reasons}))
-    for place, of in (("rung", "schedule"), ("generation", "population or swarm")):
+    for place, of in (("rung", "schedule"), ("generation", "population")):
         placed = f'max by (trial, {place}) (hpo_trial_metric{{{chosen}, {place}!=""}})'
         said = f"Trials that report now, by their {place} in a {of}."
         made.with_panel(_curves(f"Trials by {place}", said, {f"{place} {{{{{place}}}}}": f"count by ({place}) ({placed})"}))

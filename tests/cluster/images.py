@@ -47,6 +47,8 @@ OPERATOR, TORCH_OPERATOR = tag("operator"), tag("operator", TORCH_VERSION)
 _VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
 PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
 """By the name that the chart has for it; made of the test bed's own program."""
+RELOADER = "quay.io/prometheus-operator/prometheus-config-reloader:v0.85.0"
+"""Beside each Prometheus that the Prometheus operator runs; made of the same module as that."""
 
 
 def archives() -> list[Path]:
@@ -57,6 +59,11 @@ def archives() -> list[Path]:
 def of_the_chart() -> list[Path]:
     """The archives of what the chart runs. Raises MissingTool as `archives` does."""
     return _kept("chart", (images.PYTHON, images.TORCH), _chart)
+
+
+def archive_of(wanted: str) -> Path:
+    """The archive of one of these images."""
+    return next(each for each in (*archives(), *of_the_chart()) if images.tag_of(each) == wanted)
 
 
 def _examples() -> Iterator[Path]:
@@ -75,6 +82,7 @@ def _chart() -> Iterator[Path]:
     arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": "", "TORCH_CONSTRAINTS": ""}
     yield images.build(ROOT, TORCH_OPERATOR, base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
     yield images.program_image("prometheus", PROMETHEUS)
+    yield images.program_image("prometheus-config-reloader", RELOADER)
 
 
 def _kept(what: str, bases: Sequence[images.Base], build: Callable[[], Iterator[Path]]) -> list[Path]:
@@ -97,7 +105,7 @@ def _kept(what: str, bases: Sequence[images.Base], build: Callable[[], Iterator[
 
 def _digest(what: str, bases: Sequence[images.Base]) -> str:
     """A hash of all that goes into the images."""
-    found = hashlib.sha256(f"{[base.tag for base in bases]} {PROMETHEUS if what == 'chart' else ''}".encode())
+    found = hashlib.sha256(f"{[base.tag for base in bases]} {(PROMETHEUS, RELOADER) if what == 'chart' else ''}".encode())
     for path in sorted(path for pattern in SOURCES[what] for path in ROOT.glob(pattern)):
         content = path.read_bytes()
         found.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)

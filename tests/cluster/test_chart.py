@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
+import yaml
 
 from helm.generate import dashboards
 from tests.cluster import images
-from tests.cluster.building import PATIENCE, example, observed, pods, running, study
+from tests.cluster.building import PATIENCE, RESTRICTED_CONTAINER, container_of, example, observed, pods, running, study
 from tests.cluster.conftest import RESTRICTED, STORE, Begin
+from tests.cluster.prometheus_stack import NAMESPACE as MONITORING
+from tests.cluster.prometheus_stack import Server, Stack
 from tests.control_plane.building import VERSION, Result, condition, end_of, has_ended, reason, trials, wait_for_condition
 from tests.testbed import Cluster, CommandFailed, Object, wait_until
-from tests.testbed.binaries import sources
 from tests.testbed.charts import CHART, Helm
+from tests.testbed.images import compressed_bytes, labels
+from tests.testbed.node import NODE
 
 pytestmark = pytest.mark.cluster
 
 RELEASE, SYSTEM = "hpo-operator", "hpo-system"
 VALUES = {
     "bundledPrometheus": {"enabled": True, "scrapeInterval": "1s"},
-    "monitoring": {"enabled": True},
+    "monitoring": {
+        "enabled": True,
+        "labels": {"release": "stack"},
+        "podMonitor": {"interval": "1s"},
+        "serviceMonitor": {"interval": "1s"},
+    },
     "resources": {"requests": {"cpu": "10m"}},  # the node's two cores are everybody's
 }
 RANGE = "60s"
+MEGABYTE = 1_000_000
+ON_A_GPU = {"requests": {"cpu": "0"}, "limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"}}
+SLICE = "nvidia.com/mig-1g.10gb"
+"""A part of a GPU: Trials that sleep hold none of the two that the examples train on."""
 
 QUICK = "import hpo; hpo.report(step=1, loss=(hpo.parameters().x - 0.3) ** 2)"
 
@@ -45,12 +58,23 @@ for step in range(1, hpo.budget() + 1):
     time.sleep(1)
 """
 
+# A member of a population: each step takes a second, and the last one is kept.
+GROWING = """
+import time, hpo
+
+for step in range(hpo.start_step() + 1, hpo.budget() + 1):
+    hpo.report(step=step, loss=hpo.parameters().x + 1 / step)
+    time.sleep(1)
+hpo.checkpoint.save(step, lambda to: (to / "step").write_text(str(step)))
+"""
+
 
 class Installed:
     """The chart as it is installed: its operator's pod, and its Prometheus."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.helm = cluster, Helm(cluster)
+        self.prometheus = Server(cluster, SYSTEM, f"services/{RELEASE}-prometheus:9090")
 
     def upgrade(self, **values: Any) -> None:
         """Install the chart, or upgrade it, and wait until all of it is ready."""
@@ -68,6 +92,12 @@ class Installed:
         (pod,) = [each for each in found if not each["metadata"].get("deletionTimestamp")]
         return pod
 
+    def image(self) -> str:
+        """The image of the operator's container."""
+        (container,) = self.pod()["spec"]["containers"]
+        found: str = container["image"]
+        return found
+
     def kill(self) -> None:
         """Kill the operator as a node's failure would."""
         name = self.pod()["metadata"]["name"]
@@ -80,35 +110,25 @@ class Installed:
     def require_running(self) -> None:
         """The operator runs: asked for by the fixture that shows its log."""
 
-    def ask(self, path: str, **query: str) -> Any:
-        """What the bundled Prometheus answers."""
-        service = f"/api/v1/namespaces/{SYSTEM}/services/{RELEASE}-prometheus:9090/proxy/api/v1/{path}"
-        answer = json.loads(self.cluster.kubectl("get", "--raw", f"{service}?{urlencode(query)}"))
-        assert answer["status"] == "success"
-        return answer["data"]
 
-    def query(self, expression: str) -> list[Any]:
-        """The instant vector of an expression."""
-        found: list[Any] = self.ask("query", query=expression)["result"]
-        return found
-
-    def over(self, expression: str, since: float) -> list[Any]:
-        """The series of an expression from then until now."""
-        times = {"start": f"{since:.0f}", "end": f"{time.time():.0f}", "step": "1"}
-        found: list[Any] = self.ask("query_range", query=expression, **times)["result"]
-        return found
+@pytest.fixture(scope="module")
+def stack(cluster: Cluster) -> Iterator[Stack]:
+    """A Prometheus of the Prometheus operator, which takes what the chart makes for it."""
+    cluster.load_images(images.of_the_chart())
+    cluster.create_namespace(MONITORING, RESTRICTED)
+    with Stack(cluster, VALUES["monitoring"]["labels"]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def operator(cluster: Cluster) -> Iterator[Installed]:
+def operator(cluster: Cluster, stack: Stack) -> Iterator[Installed]:
     """The chart is installed; it takes the place of the operator beside the cluster, which the other modules have."""
-    cluster.load_images(images.of_the_chart())
     cluster.create_namespace(SYSTEM, RESTRICTED)
-    folder = sources("prometheus-operator") / "example" / "prometheus-operator-crd"
-    for kind in ("podmonitors", "servicemonitors", "prometheusrules"):
-        cluster.apply(folder / f"monitoring.coreos.com_{kind}.yaml")
+    slices = {SLICE: "2"}
+    cluster.api.patch("v1", "Node", NODE, {"status": {"capacity": slices, "allocatable": slices}}, subresource="status")
     installed = Installed(cluster)
     installed.upgrade()
+    stack.wait_until_ready()
     yield installed
     installed.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
 
@@ -120,23 +140,26 @@ def started() -> float:
 
 SHORTER: dict[str, Object] = {
     # One after the other: which configuration is drawn next hangs on what has ended by then.
+    "digits-svm": {"limits": {"maxTrials": 6}, "parallelism": 1},
     "digits-mlp": {"budget": {"min": 3, "max": 9}, "parallelism": 1, "checkpoints": STORE},
     "digits-pb2": {"budget": {"min": 4, "max": 12}},
 }
-"""Examples whose results are compared, in what they are shorter."""
+"""Examples whose results are compared, in what they are shorter. Each of their Trials has a GPU."""
 
 
 def shorter(cluster: Cluster, name: str, namespace: str, suffix: str) -> Object:
     found = example(cluster, name, namespace, **SHORTER[name])
     found["metadata"]["name"] = f"{name}-{suffix}"
+    container_of(found)["resources"] = ON_A_GPU
     return found
 
 
 @pytest.fixture(scope="module")
 def begun(cluster: Cluster, namespace: str, begin: Begin, started: float, volume: Path) -> dict[str, Object]:
-    """Examples, of which one is as it stands; nothing disturbs them."""
-    svm = example(cluster, "digits-svm", namespace, limits={"maxTrials": 6})
-    studies = [svm, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
+    """The examples, and a population of two generations, slow enough to be scraped; nothing disturbs them."""
+    generations = {"algorithm": {"pbt": {"population": 2}}, "budget": {"min": 8, "max": 16}, "parallelism": 2}
+    population = study("population", namespace, GROWING, checkpoints=STORE, **generations)
+    studies = [population, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
     return {each["metadata"]["name"]: begin(each) for each in studies}
 
 
@@ -149,13 +172,13 @@ def refused(operator: Installed, namespace: str, begin: Begin) -> Object:
 
 @pytest.fixture(scope="module")
 def disturbed(operator: Installed, namespace: str, begin: Begin, begun: dict[str, Object], refused: Object) -> dict[str, Object]:
-    """The same examples, and Trials with GPUs on rungs of which some fail: in the middle of all of them the operator is killed, and
-    the chart upgraded to another image.
+    """The same examples, and Trials with parts of GPUs on rungs, of which some fail: in the middle of all of them the operator is
+    killed, and the chart upgraded to another image.
     """
     cluster = operator.cluster
     for each in begun.values():
         end_of(cluster, each, PATIENCE)
-    limits = {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "0"}}
+    limits = {"limits": {SLICE: "1"}, "requests": {"cpu": "0"}}
     climbing = study(
         "climbing",
         namespace,
@@ -191,10 +214,25 @@ def test_the_operator_is_a_restricted_pod_that_can_write_nothing_but_tmp(operato
     assert operator.pod()["status"]["qosClass"] == "Burstable"
 
 
-def test_an_example_as_it_stands_runs_to_its_end(operator: Installed, begun: dict[str, Object]) -> None:
-    ended = end_of(operator.cluster, begun["digits-svm"], PATIENCE)
+@pytest.mark.parametrize("tag", [images.OPERATOR, images.TORCH_OPERATOR, images.TRIAL])
+def test_an_image_says_what_it_is(operator: Installed, tag: str) -> None:
+    said = labels(images.archive_of(tag))
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert said["org.opencontainers.image.version"] == about["appVersion"]
+    assert said["org.opencontainers.image.licenses"] == about["annotations"]["artifacthub.io/license"]
+    assert said["org.opencontainers.image.title"]
+    assert said["org.opencontainers.image.description"]
+
+
+def test_the_small_image_is_small_where_a_registry_keeps_it(operator: Installed) -> None:
+    assert compressed_bytes(images.archive_of(images.OPERATOR)) <= 300 * MEGABYTE
+
+
+def test_an_example_runs_to_its_end_on_a_GPU(operator: Installed, begun: dict[str, Object]) -> None:
+    ended = end_of(operator.cluster, begun["digits-svm-undisturbed"], PATIENCE)
     assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 6)
     assert {observed(each)["source"] for each in trials(operator.cluster, ended)} == {"TerminationMessage"}
+    assert ended["status"]["gpuSeconds"] > 0
 
 
 @pytest.mark.parametrize("name", SHORTER)
@@ -205,7 +243,8 @@ def test_an_example_that_the_chart_s_upgrade_and_its_operator_s_end_disturb_find
     found = Result.of(operator.cluster, undisturbed)
     assert found == Result.of(operator.cluster, disturbed[f"{name}-disturbed"])
     assert {trial[4] for trial in found.trials} == {"Completed"}
-    assert any(trial[3] == "Promoted" or name == "digits-pb2" for trial in found.trials)
+    assert any(trial[3] == "Promoted" or name != "digits-mlp" for trial in found.trials)
+    assert disturbed[f"{name}-disturbed"]["status"]["gpuSeconds"] > 0
 
 
 def test_a_Study_runs_on_while_the_chart_is_upgraded_and_its_operator_killed(
@@ -241,8 +280,14 @@ def test_the_curves_of_Trials_come_from_the_bundled_Prometheus(operator: Install
     assert max(len(each) for each in curves) >= 2
 
 
-def test_Prometheus_gathers_by_study_trial_and_rung(operator: Installed, disturbed: dict[str, Object], started: float) -> None:
-    found = operator.over('hpo_trial_metric{study="climbing"}', started)
+@pytest.fixture(params=["bundled", "operated"])
+def prometheus(request: pytest.FixtureRequest, operator: Installed, stack: Stack) -> Server:
+    """The Prometheus of the chart, and that of the Prometheus operator."""
+    return operator.prometheus if request.param == "bundled" else stack.server
+
+
+def test_Prometheus_gathers_by_study_trial_and_rung(prometheus: Server, disturbed: dict[str, Object], started: float) -> None:
+    found = prometheus.over('hpo_trial_metric{study="climbing"}', started)
     uid = disturbed["climbing"]["metadata"]["uid"]
     assert {each["metric"]["study_uid"] for each in found} == {uid}
     for each in found:
@@ -250,18 +295,18 @@ def test_Prometheus_gathers_by_study_trial_and_rung(operator: Installed, disturb
         assert labels.keys() >= {"namespace", "study", "trial", "trial_number", "pod", "rung"}
         assert labels["trial"] == f"climbing-{labels['trial_number']}"
     assert {each["metric"]["rung"] for each in found} >= {"0"}
-    (version,) = wait_until("what the operator says of itself", lambda: operator.query("hpo_build_info"), seconds=PATIENCE)
+    (version,) = wait_until("what the operator says of itself", lambda: prometheus.query("hpo_build_info"), seconds=PATIENCE)
     assert version["metric"]["version"]
 
 
-def test_Prometheus_has_taken_the_alerts(operator: Installed) -> None:
-    groups = operator.ask("rules")["groups"]
+def test_Prometheus_has_taken_the_alerts(prometheus: Server) -> None:
+    groups = prometheus.ask("rules")["groups"]
     assert {group["name"] for group in groups} == {"hpo-studies", "hpo-operator"}
-    wait_until("their evaluation", lambda: all_are_well(operator), seconds=PATIENCE)
+    wait_until("their evaluation", lambda: all_are_well(prometheus), seconds=PATIENCE)
 
 
-def all_are_well(operator: Installed) -> bool:
-    rules = [rule for group in operator.ask("rules")["groups"] for rule in group["rules"]]
+def all_are_well(prometheus: Server) -> bool:
+    rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert all(rule["health"] != "err" for rule in rules), rules
     return all(rule["health"] == "ok" for rule in rules)
 
@@ -282,11 +327,22 @@ def variables(namespace: str) -> dict[str, str]:
 def test_every_query_of_a_dashboard_is_answered(
     operator: Installed, disturbed: dict[str, Object], started: float, variables: dict[str, str], name: str
 ) -> None:
-    asked = list(dashboards.queries(dashboards.dashboards()[name], variables))
+    made = dashboards.dashboards()[name]
+    of_rungs, of_generations = (dashboards.queries(made, {**variables, "study": study}) for study in ("climbing", "population"))
+    asked = [other if "generation" in one[1] else one for one, other in zip(of_rungs, of_generations, strict=True)]
     assert len(asked) > 15
-    unanswered = {title: query for title, query in asked if not operator.over(query, started)}
+    unanswered = {title: query for title, query in asked if not has_a_number(operator.prometheus.over(of_series(query), started))}
     assert unanswered == {}
     assert not any(re.search(r"\$\w", query) for _, query in asked)
+
+
+def of_series(query: str) -> str:
+    """A query without the number that it gives where there are no series."""
+    return query.removesuffix(" or vector(0)")
+
+
+def has_a_number(found: list[Any]) -> bool:
+    return any(math.isfinite(float(value)) for series in found for _, value in series["values"])
 
 
 @pytest.mark.parametrize("name", dashboards.dashboards())
@@ -302,7 +358,7 @@ def test_every_variable_of_a_dashboard_has_values(
         query = found[1]
         for variable in sorted(variables, key=len, reverse=True):
             query = query.replace(f"${variable}", variables[variable])
-        values = operator.ask(f"label/{found[2]}/values", **{"match[]": query, "start": f"{started:.0f}"})
+        values = operator.prometheus.ask(f"label/{found[2]}/values", **{"match[]": query, "start": f"{started:.0f}"})
         assert variables[str(each.name)] in values
 
 
@@ -315,4 +371,36 @@ def test_the_objects_of_the_Prometheus_operator_and_the_dashboards_are_there(ope
         found = api.get("v1", "ConfigMap", f"{RELEASE}-dashboard-{name}", SYSTEM)
         assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert json.loads(found["data"][f"hpo-{name}.json"])["uid"] == f"hpo-{name}"
-    assert VERSION
+
+
+# Trial 0 ends when it is told to.
+PATIENT = """
+import hpo, pathlib, time
+
+while hpo.trial().number == 0 and not pathlib.Path("/tmp/end").exists():
+    time.sleep(0.2)
+hpo.report(step=1, loss=hpo.parameters().x)
+"""
+
+
+def test_a_Study_and_its_pod_live_through_rollback_and_uninstall_and_it_ends_with_the_next_installation(
+    operator: Installed, namespace: str, begin: Begin, disturbed: dict[str, Object]
+) -> None:
+    cluster, writable = operator.cluster, {"securityContext": {**RESTRICTED_CONTAINER, "readOnlyRootFilesystem": False}}
+    wanted = begin(study("lasting", namespace, PATIENT, container=writable, limits={"maxTrials": 2}))
+    wait_until("a running Trial", lambda: running(pods(cluster, wanted)), seconds=PATIENCE)
+    (pod,) = pods(cluster, wanted)
+    assert operator.image() == images.TORCH_OPERATOR
+
+    operator.helm("rollback", RELEASE, "1", "--namespace", SYSTEM, "--wait", "--timeout", "180s")
+    assert operator.image() == images.OPERATOR
+    operator.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
+    assert not has_ended(cluster.api.get(VERSION, "Study", "lasting", namespace))
+    (kept,) = pods(cluster, wanted)
+    assert (kept["metadata"]["uid"], kept["status"]["phase"]) == (pod["metadata"]["uid"], "Running")
+    cluster.kubectl("exec", "--namespace", namespace, pod["metadata"]["name"], "--", "touch", "/tmp/end")
+
+    operator.upgrade()
+    ended = end_of(cluster, wanted, PATIENCE)
+    assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 2)
+    assert {each["status"]["attempts"] for each in trials(cluster, ended)} == {1}

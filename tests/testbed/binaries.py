@@ -68,6 +68,10 @@ def _kubernetes(name: str) -> Program:
     return Program(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_VERSION)
 
 
+def _prometheus_operator(name: str, folder: str) -> Program:
+    return Program(name, "prometheus-operator", f"github.com/prometheus-operator/prometheus-operator/cmd/{folder}")
+
+
 _PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd,enable_file_sd"  # halve the build; trial pods need no other
 
 _PROMETHEUS = tuple(
@@ -95,11 +99,12 @@ SETS: dict[str, tuple[Program, ...]] = {
         Program("pause", "pause", "hpo.dev/testbed/pause"),
         Program("coredns", "coredns", "github.com/coredns/coredns"),
         Program("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+        _prometheus_operator("prometheus-config-reloader", "prometheus-config-reloader"),
     ),
     "metrics": _PROMETHEUS,
     "chart": (
         Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
-        Program("prometheus-operator", "prometheus-operator", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
+        _prometheus_operator("prometheus-operator", "operator"),
     ),
     "queues": (
         Program("kueue", "queues", "sigs.k8s.io/kueue/cmd/kueue"),

@@ -125,6 +125,13 @@ def program_image(name: str, tag: str) -> Path:
     return _archive(tag)
 
 
+def tag_of(archive: Path) -> str:
+    """The name of the image in an archive."""
+    with tarfile.open(archive) as opened:
+        (found,) = _manifest(opened)["RepoTags"]
+    return str(found)
+
+
 def labels(archive: Path) -> dict[str, str]:
     """The labels of the image in an archive."""
     with tarfile.open(archive) as opened:
@@ -134,7 +141,7 @@ def labels(archive: Path) -> dict[str, str]:
 
 
 def compressed_bytes(archive: Path) -> int:
-    """What the layers of an image take compressed, as a registry keeps them: at most, for gzip is quick here."""
+    """What the layers take at most as a registry keeps them and a node fetches them: compressed, but quickly here."""
     with tarfile.open(archive) as opened:
         return sum(_compressed(_member(opened, layer)) for layer in _manifest(opened)["Layers"])
 

@@ -104,8 +104,11 @@ class Executor:
     async def _carry_out(self, state: StudyState, key: int | str, work: Coroutine[Any, Any, None]) -> None:
         since = time.monotonic()
         try:
-            async with state.limit:
+            if key == CREATION:  # there is one, on which those wait whose places are free
                 await work
+            else:
+                async with state.limit:
+                    await work
             self._queue.forgive(state.uid)
         except Exception as failure:
             if state.failure is None and since > state.failed_at:  # those under way with it are part of the same trouble
