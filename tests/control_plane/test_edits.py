@@ -65,6 +65,32 @@ def test_what_goes_on_finds_what_it_would_have_found_at_once(crowd: Crowd) -> No
     ]
 
 
+GENERATIONAL: dict[str, Object] = {
+    "particles": {"pso": {"mode": "generational", "swarm": 4}},
+    "children": {"ga": {"mode": "generational", "population": 4, "tournament": 2}},
+}
+
+
+def test_generations_that_were_parted_go_on_from_the_memos_of_their_Trials(crowd: Crowd) -> None:
+    wanted = {
+        name: [
+            crowd.apply(f"{name}-{way}", trials=trials, algorithm=algorithm, parallelism=1)
+            for way, trials in (("parted", 6), ("whole", 12))
+        ]
+        for name, algorithm in GENERATIONAL.items()
+    }
+    for parted, _ in wanted.values():
+        crowd.end_of(parted)
+        crowd.edit(parted, limits={"maxTrials": 12})
+    for parted, whole in wanted.values():
+        crowd.wait_for(parted, "its second end", lambda seen: has_ended(seen) and seen["status"]["trials"]["created"] == 12)
+        crowd.end_of(whole)
+        found, expected = ([each["spec"] for each in crowd.trials(of)] for of in (parted, whole))
+        for field in ("parameters", "memo"):
+            assert [each[field] for each in found] == [each[field] for each in expected]
+        assert len({str(each["parameters"]) for each in found}) == 12
+
+
 def test_a_Study_ends_at_a_nearer_deadline_and_goes_on_with_a_later_one(crowd: Crowd) -> None:
     wanted = crowd.apply("timely", parallelism=1, limits={"deadlineSeconds": LONG}, says={of_trial(DELAY, 1): NEVER})
     crowd.wait_for_trial(wanted, 1, "a pod that runs", lambda _: any(map(runs, crowd.pods(wanted, 1))))
