@@ -304,7 +304,7 @@ def _attempts(trial: Trial, workload: Workload) -> int:
     if not _is_new(trial, workload):
         return max(status.attempts, 1 if status.workload is not None else 0) + _is_replaced(trial, workload)
     resumed = c.reason(status.conditions, c.RUNNING) == c.STUDY_SUSPENDED
-    return max(status.attempts + (0 if resumed else 1), 1)
+    return max(status.attempts + (0 if resumed else 1), 1) + workload.lost  # before anything was written of it
 
 
 def _gpu_seconds(view: View, trial: Trial, workload: Workload) -> int:

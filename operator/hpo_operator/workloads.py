@@ -45,7 +45,7 @@ class Workload:
     that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what
     each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`. `weights` is
     what an ended program has said of its checkpoints. `pods` are the names of its pods, the one that reports
-    first, without those that were lost.
+    first, without those that were lost; `lost` says whether any is known that was, and that another one has replaced.
     """
 
     phase: Phase
@@ -67,6 +67,7 @@ class Workload:
     holds: tuple[Hold, ...] = ()
     weights: Weights = NO_WEIGHTS
     pods: tuple[str, ...] = ()
+    lost: bool = False
 
     @property
     def at_rest(self) -> bool:

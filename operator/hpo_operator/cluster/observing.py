@@ -85,7 +85,8 @@ def observe(
         deleting=bool(workload["metadata"].get("deletionTimestamp")),
         exit_code=seen.exit_code if seen else None,
         weights=seen.weights if seen else NO_WEIGHTS,
-        pods=_names(seen, counting, own),
+        pods=(names := _names(seen, counting, own)),
+        lost=bool(names) and len(names) < len(own),
     )
     if end is None:
         return _unfinished(kind, workload, base, counting)

@@ -282,8 +282,8 @@ class WorkloadBuilder:
     def running(self, since: datetime = START, gpus: int = 0) -> Self:
         return self._with(phase=Phase.RUNNING, started=since, gpus=gpus)
 
-    def in_pods(self, *names: str) -> Self:
-        return self._with(pods=names)
+    def in_pods(self, *names: str, lost: bool = False) -> Self:
+        return self._with(pods=names, lost=lost)
 
     def curve(self, *points: tuple[int, float]) -> Self:
         return self._with(curve=points)

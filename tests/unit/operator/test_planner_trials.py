@@ -451,6 +451,13 @@ def test_the_pod_of_another_workload_and_the_one_that_a_queue_lets_in_again_are_
     assert (started.written[0].attempts, started.written[0].pod) == (2, "second")
 
 
+def test_a_pod_that_was_lost_and_replaced_before_anything_was_written_is_counted_and_not_again_later() -> None:
+    again = {0: a_workload().running().in_pods("second", lost=True)}
+    first = Decision(a_study(), [a_trial(0)], again, now=LATER).written[0]
+    assert (first.attempts, first.pod) == (2, "second")
+    assert Decision(a_study(), [a_trial(0).running().in_pod("second").attempts(2)], again, now=LATER).written == {}
+
+
 def test_a_workload_that_replaces_lost_pods_for_ever_is_bounded_by_the_retries() -> None:
     trial, again = a_trial(0).running().in_pod("second").attempts(2), {0: a_workload().running().in_pods("third")}
     assert Decision(limits(max_retries=2), [trial], again, now=LATER).written[0].attempts == 3

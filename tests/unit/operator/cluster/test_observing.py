@@ -247,8 +247,10 @@ def test_the_deletion_of_the_others_does_not_excuse_a_pod_that_has_failed_by_its
 def test_the_pods_of_a_workload_are_those_that_were_not_lost_the_reporting_one_first() -> None:
     lost, failed = a_pod("lost").failed(143).disrupted(), a_pod("failed").failed(1)
     going = a_pod("going").running().deleting()
-    assert seen(a_job(), lost).pods == ()
+    assert (seen(a_job(), lost).pods, seen(a_job(), lost).lost) == ((), False)
     assert seen(a_job(), going).pods == ()
+    assert seen(a_job(), lost, a_pod("new").created(at(60)).running(at(70))).lost
+    assert not seen(a_job(), failed, a_pod("new").created(at(60)).running(at(70))).lost
     assert seen(a_job(), lost, going, failed, a_pod("new").created(at(60)).running(at(70))).pods == ("new", "failed")
     assert seen(a_job().complete(), a_pod("only").succeeded(said(loss=0.5)).deleting()).pods == ("only",)
 
