@@ -76,7 +76,7 @@ class Executor:
             match action:
                 case CreateTrial():
                     self._begin(state, CREATION, self._create_trials)
-                case StartWorkload(number) if number in state.ledger.trials and not _is_being_created(state, number):
+                case StartWorkload(number) if number in state.ledger.trials and number not in state.following:
                     self._begin(state, number, self._start, number)
                 case WriteTrial(number, status):
                     self._begin(state, number, self._write_trial, number, status)
@@ -315,11 +315,6 @@ def _replacing(known: Object, status: StudyStatus | TrialStatus) -> Object:
     wanted = status.manifest()
     gone = {name: None for name in known if name not in wanted}
     return {**wanted, **gone}
-
-
-def _is_being_created(state: StudyState, number: int) -> bool:
-    """Whether a Trial is one of those whose workloads follow when they all have been created."""
-    return CREATION in state.requests and number in state.own
 
 
 def _owned_by(found: Object, uid: str) -> bool:

@@ -21,7 +21,7 @@ from hpo_operator import conditions as c
 from hpo_operator.cluster.claims import claimed_by
 from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
 from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
-from hpo_operator.cluster.kinds import JOB, WorkloadKind
+from hpo_operator.cluster.kinds import JOB, WorkloadKind, conditions_of
 from hpo_operator.cluster.observing import CLAIMED, GONE, observe, reference
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
 from hpo_operator.cluster.sources import UNCONFIGURED, Source
@@ -148,11 +148,14 @@ class StudyState:
         if self.study is None or self.ledger is None:
             return 0
         waiting = count_waiting(self.workload(number) for number in self.ledger.active if number in self.workloads)
-        starting = self.requests.keys() & self.ledger.active.keys() - self.workloads.keys()
-        if CREATION in self.requests:  # of those that it has made, and is making, it has not started all
-            starting |= self.own
-            waiting += len(self.wanted)
-        return (waiting + len(starting)) * self.pods_each
+        starting = self.requests.keys() & self.ledger.active.keys() - self.workloads.keys() | self.following
+        wanted = len(self.wanted) if CREATION in self.requests else 0
+        return (waiting + len(starting) + wanted) * self.pods_each
+
+    @property
+    def following(self) -> set[int]:
+        """The Trials that are being created, and those whose workloads follow when they all have been."""
+        return self.own if CREATION in self.requests else set()
 
     @property
     def is_history(self) -> bool:
@@ -449,8 +452,7 @@ async def _pods_that_matter(client: Client, namespace: str, selector: str, runni
 
 
 def _has_result(trial: Object) -> bool:
-    conditions = (trial.get("status") or {}).get("conditions") or ()
-    return any(each["type"] == c.SUCCEEDED and each["status"] != "Unknown" for each in conditions)
+    return any(each["type"] == c.SUCCEEDED and each["status"] != "Unknown" for each in conditions_of(trial))
 
 
 def read_study_object(raw: Object) -> Study:
