@@ -25,14 +25,6 @@ KINDS = [
 ESCAPES = r"\x1b\[[0-9;?]*[a-zA-Z]"
 
 
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A Study of three Trials that has been run."""

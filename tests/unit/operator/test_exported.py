@@ -12,21 +12,12 @@ from hpo_algorithms import InvalidInput
 from hpo_operator.local.exported import exported
 from hpo_operator.manifests import read_documents
 
-from tests.unit.operator.local_studies import Laptop, without_a_worker
 from tests.unit.operator.test_local_checkpoints import TRAINING
 from tests.unit.operator.test_local_populations import POPULATION
 
 # Printed by `kubectl get study members -o yaml`, and below `---` by `kubectl get trials -l hpo.dev/study=members -o yaml`.
 PRINTED = (Path(__file__).parent / "data" / "population.yaml").read_text()
 STUDY, TRIALS = (document.data for document in read_documents(PRINTED, "printed"))
-
-
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
 
 
 def read(*objects):

@@ -12,7 +12,7 @@ from hpo_algorithms.trials import SCHEDULE_FINISHED
 from hpo_operator import conditions as c
 from hpo_operator import worker
 
-from tests.unit.operator.local_studies import Fork, Laptop, kill_at, wait_until, without_a_worker
+from tests.unit.operator.local_studies import Fork, Laptop, kill_at, wait_until
 
 STORE = {"checkpoints": {"volumeClaim": {"name": "weights"}}}
 HALVING = {
@@ -50,14 +50,6 @@ for step in range(hpo.start_step() + 1, hpo.budget() + 1):
         note("waits", number, step)
         time.sleep(600)
 """
-
-
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
 
 
 def write(laptop, program=TRAINING, **spec):
@@ -271,14 +263,19 @@ def test_after_kill_9_a_trial_goes_on_from_its_own_newest_checkpoint(laptop, pro
     assert trials[0].status.checkpoint.step == 4
 
 
-def test_after_kill_9_a_promoted_trial_goes_on_from_its_own_newest_checkpoint_and_no_more_from_its_donor_s(laptop):
-    write(laptop, parallelism=1)
+def kill_in_the_last_trial(laptop):
+    """Runs the Study until Trial 6 has saved its third step, and kills the runner."""
     (laptop.folder / "stop-6-3").touch()
     process = laptop.start("--quiet")
-    wait_until(lambda: laptop.lines("waits"), "the last rung trains", process)
+    wait_until(lambda: laptop.lines("waits"), "the last Trial trains", process)
     process.kill()
     process.wait()
     (laptop.folder / "stop-6-3").unlink()
+
+
+def test_after_kill_9_a_promoted_trial_goes_on_from_its_own_newest_checkpoint_and_no_more_from_its_donor_s(laptop):
+    write(laptop, parallelism=1)
+    kill_in_the_last_trial(laptop)
     trials = run(laptop)
     donor = trials[trials[6].spec.restore_from.number]
     first, again = (each for each in began(laptop) if each[0] == 6)
@@ -434,12 +431,7 @@ def test_a_program_that_knows_only_its_own_folder_goes_on_from_its_donor_s_weigh
 
 def test_after_kill_9_such_a_program_s_own_newest_checkpoint_goes_before_its_donor_s(laptop):
     write_unknowing(laptop)
-    (laptop.folder / "stop-6-3").touch()
-    process = laptop.start("--quiet")
-    wait_until(lambda: laptop.lines("waits"), "the last Trial is under way", process)
-    process.kill()
-    process.wait()
-    (laptop.folder / "stop-6-3").unlink()
+    kill_in_the_last_trial(laptop)
     trials = run(laptop)
     assert laptop.lines("began")[-2:] == ["6 2", "6 3"]
     assert [step for number, step in newest_weights(laptop, trials[6]) if number == 6] == [3, 4]

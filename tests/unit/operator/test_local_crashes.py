@@ -16,7 +16,6 @@ from tests.unit.operator.local_studies import (
     kill_at,
     numbered,
     wait_until,
-    without_a_worker,
 )
 
 PARALLELISM = 2
@@ -40,14 +39,6 @@ ALGORITHMS = {
     "sobol": {},
     "grid": {"parameters": [{"name": "x", "ordinal": {"values": [1, 2, 3, 4, 5, 6, 7]}}]},
 }
-
-
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
 
 
 def write(laptop, algorithm="random", trials=3):

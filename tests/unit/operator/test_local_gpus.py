@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.operator.local_studies import REPORT, Laptop, without_a_worker
+from tests.unit.operator.local_studies import REPORT
 
 # Takes its GPUs, and complains when somebody else has one of them or when CUDA_VISIBLE_DEVICES names one twice.
 PROGRAM = f"""
@@ -16,12 +16,9 @@ FIELD = "spec.template.job.spec.template.spec.containers[0].resources.limits[nvi
 
 
 @pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
+def laptop(laptop, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
+    return laptop
 
 
 def asking_for(count):

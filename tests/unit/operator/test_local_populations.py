@@ -10,7 +10,7 @@ from hpo_operator import conditions as c
 from hpo_operator.local import lineage, runner
 from hpo_operator.local.store import open_for_reading
 
-from tests.unit.operator.local_studies import Fork, Laptop, alive, kill_at, wait_until, without_a_worker
+from tests.unit.operator.local_studies import Fork, Laptop, alive, kill_at, wait_until
 from tests.unit.operator.test_local_checkpoints import TRAINING, began, kept
 
 POPULATION = {
@@ -21,14 +21,6 @@ POPULATION = {
     "parallelism": 2,
 }
 # A member that has come far is better: 1 / (1 + steps), and a large x is bad.
-
-
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
 
 
 def run(laptop, program=TRAINING, **spec):

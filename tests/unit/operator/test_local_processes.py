@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.unit.operator.local_studies import REPORT, Fork, Laptop, alive, ended, wait_until, without_a_worker
+from tests.unit.operator.local_studies import REPORT, Fork, alive, ended, wait_until
 
 HANG = 'trap "" TERM; echo $$ >> pids; exec sleep 1000'
 
@@ -28,13 +28,10 @@ MEMBERS = 6
 
 
 @pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
+def laptop(laptop):
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup, whose wish a runner respects
     yield laptop
     signal.signal(signal.SIGHUP, before)
-    laptop.clean_up()
 
 
 def pids(laptop):

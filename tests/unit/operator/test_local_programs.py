@@ -143,14 +143,6 @@ def test_each_failed_trial_counts_and_the_best_is_none_of_them(ran):
 # Studies of one kind of Trial
 
 
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
-
-
 def test_a_study_whose_trials_all_fail_fails_and_says_what_to_look_at(laptop, capsys):
     laptop.write("echo no such file: data.csv; exit 4", limits={"maxTrials": 30, "maxFailedTrials": 2})
     assert laptop.hpo("run") == 1

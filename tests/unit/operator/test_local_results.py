@@ -10,28 +10,7 @@ import pytest
 from hpo_operator.local import processes
 from hpo_operator.local.store import Store
 
-from tests.unit.operator.local_studies import REPORT, Laptop, without_a_worker
-
-
-@pytest.fixture
-def laptop(tmp_path, monkeypatch):
-    without_a_worker(monkeypatch)
-    laptop = Laptop(tmp_path)
-    yield laptop
-    laptop.clean_up()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+from tests.unit.operator.local_studies import REPORT
 
 
 def full_from(number, disk, then):

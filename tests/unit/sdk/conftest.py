@@ -10,7 +10,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hpo import _notices
+from hpo import _checkpoints_store, _environment, _notices, _report, checkpoint
+
+
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the process had just begun."""
+    monkeypatch.setattr(checkpoint, "_reached", {})
+    monkeypatch.setattr(_checkpoints_store, "_turns", _checkpoints_store._Turns())
+    monkeypatch.setattr(_environment, "_gone_on_from", {})
+    monkeypatch.setattr(_report, "_reporter", None)
 
 
 class TrialUnderTest:

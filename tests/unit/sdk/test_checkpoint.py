@@ -14,9 +14,11 @@ from hashlib import sha256
 
 import hpo
 import pytest
-from hpo import _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_store, _report, checkpoint
 from hpo._checkpoints_manifest import Entry, read_manifest, verify
 from hpo._message import LONGEST_CHECKPOINTS, LONGEST_LINE, Restored, Saved, Summary, result_line
+
+from tests.unit.sdk.conftest import anew
 
 
 @pytest.fixture
@@ -29,14 +31,6 @@ def own(tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     anew(monkeypatch)
     return tmp_path / "own"
-
-
-def anew(monkeypatch):
-    """As if the process had just begun."""
-    monkeypatch.setattr(checkpoint, "_reached", {})
-    monkeypatch.setattr(_checkpoints_store, "_turns", _checkpoints_store._Turns())
-    monkeypatch.setattr(_environment, "_gone_on_from", {})
-    monkeypatch.setattr(_report, "_reporter", None)
 
 
 def text(content):

@@ -7,7 +7,9 @@ import sys
 
 import hpo
 import pytest
-from hpo import _checkpoints_command, _checkpoints_reading, _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_command, _checkpoints_reading, _report, checkpoint
+
+from tests.unit.sdk.conftest import anew
 
 MODEL = os.urandom(3 * _checkpoints_reading.CHUNK + 5)
 READS = ("open", "read", "listdir", "scandir", "stat")
@@ -104,14 +106,6 @@ def server(tmp_path):
     yield of
     for each in patches:
         each.undo()
-
-
-def anew(monkeypatch):
-    """As if the process had just begun."""
-    monkeypatch.setattr(checkpoint, "_reached", {})
-    monkeypatch.setattr(_checkpoints_store, "_turns", _checkpoints_store._Turns())
-    monkeypatch.setattr(_environment, "_gone_on_from", {})
-    monkeypatch.setattr(_report, "_reporter", None)
 
 
 def writer(folder):

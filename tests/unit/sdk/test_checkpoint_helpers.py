@@ -3,8 +3,10 @@
 import json
 
 import pytest
-from hpo import _checkpoints_estimator, _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_estimator, checkpoint
 from hpo._checkpoints_torch import adapted_groups
+
+from tests.unit.sdk.conftest import anew
 
 
 @pytest.fixture(autouse=True)
@@ -14,13 +16,6 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setenv("HPO_TERMINATION_FILE", str(tmp_path / "termination"))
     anew(monkeypatch)
     return tmp_path / "own"
-
-
-def anew(monkeypatch):
-    monkeypatch.setattr(checkpoint, "_reached", {})
-    monkeypatch.setattr(_checkpoints_store, "_turns", _checkpoints_store._Turns())
-    monkeypatch.setattr(_environment, "_gone_on_from", {})
-    monkeypatch.setattr(_report, "_reporter", None)
 
 
 @pytest.fixture

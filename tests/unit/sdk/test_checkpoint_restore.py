@@ -7,7 +7,9 @@ import sys
 
 import hpo
 import pytest
-from hpo import _checkpoints_reading, _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_reading, _report, checkpoint
+
+from tests.unit.sdk.conftest import anew
 
 
 def writer(folder):
@@ -41,14 +43,6 @@ def donor(tmp_path, monkeypatch):
 @pytest.fixture
 def own(tmp_path):
     return tmp_path / "6f2c" / "digits-7"
-
-
-def anew(monkeypatch):
-    """As if the process had just begun."""
-    monkeypatch.setattr(checkpoint, "_reached", {})
-    monkeypatch.setattr(_checkpoints_store, "_turns", _checkpoints_store._Turns())
-    monkeypatch.setattr(_environment, "_gone_on_from", {})
-    monkeypatch.setattr(_report, "_reporter", None)
 
 
 def names(folder):
