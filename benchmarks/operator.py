@@ -59,7 +59,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from tests.testbed import ControlPlane
-from tests.testbed.namespaces import ROOT, enclose, enclosed
+from tests.testbed.namespaces import enclose, enclosed
 from tests.testbed.processes import wait_until
 from tests.testbed.simulation import MESSAGE, SAVED, SimulatedNode
 
@@ -369,8 +369,7 @@ def main() -> int:
         return enclose([sys.executable, "-m", "benchmarks.operator", *sys.argv[1:]])
     asked.logs.mkdir(parents=True, exist_ok=True)
     with ControlPlane(nodes=NODES, delay_milliseconds=POD_MILLISECONDS, audit=False, logs=asked.logs) as bed:
-        bed.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/studies.hpo.dev", "crd/trials.hpo.dev")
+        bed.define_studies()
         log = asked.logs / "operator.log"
         warm = bed.create_namespace("warm")  # the API server's first requests are slower, and would all be the loop's
         asyncio.run(loop(bed, warm, bare_jobs(warm, WARM), WARM // 4))

@@ -13,7 +13,6 @@ from tests.control_plane.building import VERSION
 from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
 from tests.testbed import Cluster, Object, wait_until
 from tests.testbed.fixtures import Bed
-from tests.testbed.namespaces import ROOT
 
 STORE = {"volumeClaim": {"name": "weights"}}
 """Checkpoints on what the fixture `volume` makes."""
@@ -29,9 +28,7 @@ def cluster(bed: Bed) -> Cluster:
     running = bed(Cluster, Cluster)
     if running not in _prepared:
         running.load_images(images.archives())
-        running.kubectl("apply", "--server-side", "--filename", str(ROOT / "crds"))
-        definitions = ("crd/studies.hpo.dev", "crd/trials.hpo.dev")
-        running.kubectl("wait", "--for=condition=Established", "--timeout=30s", *definitions)
+        running.define_studies()
         _prepared.add(running)
     return running
 

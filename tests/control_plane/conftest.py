@@ -17,20 +17,16 @@ from tests.control_plane.proxy import Proxy
 from tests.testbed import ControlPlane
 from tests.testbed.binaries import sources
 from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
+from tests.testbed.control_plane import STUDIES
 from tests.testbed.fixtures import Bed
-from tests.testbed.namespaces import ROOT
 
-DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture
 def studies(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows Study and Trial, by the definitions that are committed."""
-    definition = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
-    if not all(control_plane.api.find(*definition, name, namespace="") for name in DEFINITIONS):
-        control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in DEFINITIONS))
+    control_plane.define_studies()
     return control_plane
 
 
@@ -202,13 +198,13 @@ def installing(plane: ControlPlane, helm: Helm) -> Iterator[Install]:
     def do(chart: Path = CHART, **values: Any) -> None:
         arguments = ("upgrade", "--install", RELEASE, str(chart), "--namespace", SYSTEM)
         helm(*arguments, values=values)
-        for name in DEFINITIONS:
-            plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
+        for name in STUDIES:
+            plane.wait_until_served(name)
 
     yield do
     if RELEASE in helm("list", "--namespace", SYSTEM, "--short"):
         helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
-    for name in DEFINITIONS:
+    for name in STUDIES:
         plane.kubectl("delete", f"crd/{name}", "--ignore-not-found", "--timeout=60s")
 
 

@@ -21,11 +21,9 @@ from typing import Any, Self
 from tests.control_plane.building import PATIENCE, VERSION, condition, end_of, study, trials, wait_for_study, wait_for_trials
 from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
 from tests.testbed import ControlPlane, Object, wait_until
-from tests.testbed.namespaces import ROOT
 
 JOB, POD = ("batch/v1", "Job"), ("v1", "Pod")
 NUMBER = "hpo.dev/trial-number"
-DEFINITIONS = ("studies.hpo.dev", "trials.hpo.dev")
 
 
 class Crowd:
@@ -40,8 +38,7 @@ class Crowd:
         self.plane, self.api = plane, plane.api
         self._name, self._numbers = name, itertools.count()
         self._namespaces: list[str] = []
-        if not all(plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", each, "") for each in DEFINITIONS):
-            plane.apply("---\n".join(each.read_text() for each in sorted((ROOT / "crds").glob("*.yaml"))))
+        plane.define_studies()
         self.operator = OperatorProcess(OperatorAccount(plane).kubeconfig(), *arguments, log=folder / "operator.log")
 
     def __enter__(self) -> Self:

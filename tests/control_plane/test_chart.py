@@ -16,10 +16,11 @@ from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.settings import read_settings
 
 from tests.control_plane.building import PATIENCE, VERSION, end_of, has_ended, reason, study, trials
-from tests.control_plane.conftest import DEFINITIONS, Install
+from tests.control_plane.conftest import Install
 from tests.control_plane.operator_process import RBAC, USER, OperatorProcess
 from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, controllers, wait_until
 from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
+from tests.testbed.control_plane import STUDIES
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
 from tests.testbed.simulation import DELAY, NEVER, of_trial
@@ -341,7 +342,7 @@ def test_a_Study_runs_on_while_the_chart_is_upgraded_from_the_previous_one_and_c
 def test_the_definitions_go_with_the_chart_where_it_is_told_so(plane: ControlPlane, helm: Helm, install: Install) -> None:
     install(crds={"keep": False})
     helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait")
-    for name in DEFINITIONS:
+    for name in STUDIES:
         wait_until(f"the end of {name}", lambda name=name: not defined(plane, name), seconds=PATIENCE)
 
 

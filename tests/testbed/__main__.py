@@ -19,7 +19,7 @@ from . import binaries, images, packages
 from .cluster import Cluster
 from .control_plane import ControlPlane
 from .errors import TestbedError
-from .namespaces import ROOT, enclose, enclosed
+from .namespaces import enclose, enclosed
 from .simulation import SimulatedNode
 
 OPERATOR_PORT = 8080
@@ -81,8 +81,7 @@ def _operator(bed: ControlPlane) -> Iterator[None]:
     """The operator beside the control plane, with its own rights and no others."""
     from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
 
-    bed.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    bed.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/studies.hpo.dev", "crd/trials.hpo.dev")
+    bed.define_studies()
     arguments = ["--port", str(OPERATOR_PORT)]
     if isinstance(bed, Cluster):
         arguments += ["--prometheus-url", bed.prometheus_url]

@@ -20,7 +20,7 @@ from .api import Api, Object
 from .binaries import PROGRAMS, program
 from .credentials import User, write_certificate, write_kubeconfig, write_token_file
 from .errors import ApiError, TimedOut
-from .namespaces import require_enclosed
+from .namespaces import ROOT, require_enclosed
 from .processes import Component, run, wait_until
 from .simulation import SIMULATED, SimulatedNode, configuration
 
@@ -30,6 +30,8 @@ STATE = Path("/run/hpo-testbed")
 API_PORT = 6443
 ETCD_URL = "http://127.0.0.1:2379"
 MASTERS = ("system:masters",)
+DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+STUDIES = ("studies.hpo.dev", "trials.hpo.dev")
 
 _API_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
@@ -134,6 +136,12 @@ class ControlPlane:
                 self.wait_until_served(each["metadata"]["name"])
         return stored
 
+    def define_studies(self) -> None:
+        """Serves Study and Trial from now on, by the definitions that are committed."""
+        if not all(self.api.find(*DEFINITION, name, namespace="") for name in STUDIES):
+            for file in sorted((ROOT / "crds").glob("*.yaml")):
+                self.apply(file)
+
     def wait_for(
         self,
         what: str,
@@ -232,13 +240,17 @@ class ControlPlane:
         self.wait_for(f"service account {namespace}/{name}", "v1", "ServiceAccount", name, bool, namespace=namespace)
 
     def wait_until_served(self, name: str) -> None:
-        """Waits until objects of a definition can be created."""
+        """Waits until objects of a definition can be created and listed: lists are refused (429) until their cache is there."""
 
         def established(definition: Object) -> bool:
             conditions = definition.get("status", {}).get("conditions") or []  # null for an instant
             return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
-        self.wait_for(f"CRD {name}", "apiextensions.k8s.io/v1", "CustomResourceDefinition", name, established)
+        spec = self.wait_for(f"CRD {name}", *DEFINITION, name, established)["spec"]
+        for version in spec["versions"]:
+            if version["served"]:
+                path = f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
+                wait_until(f"lists of {path}", lambda path=path: self.api.request("GET", path, query={"resourceVersion": "0"}))
 
     # What a test breaks
 
