@@ -103,6 +103,15 @@ def is_over(status: StudyStatus) -> bool:
     return _end(status) is not None
 
 
+def will_ask(study: Study) -> bool:
+    """Whether a Study probably asks its algorithm next, by what its status says before its Trials are known."""
+    spec, status = study.spec, study.status
+    most, counts = spec.limits.max_trials, status.trials
+    if spec.suspend or counts.active >= spec.parallelism or (most is not None and counts.created >= most):
+        return False
+    return not is_over(status) or status.observed_generation != study.metadata.generation
+
+
 def rejected(study: Study, refusal: Refusal, now: datetime) -> StudyStatus:
     """The status of a Study that cannot be planned at all, because its space or its settings cannot be read."""
     generation = study.metadata.generation

@@ -39,6 +39,7 @@ from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger, earlier_trials, nothing_to_learn
 from hpo_operator.planner import Action, Ask, MaxPending, Refusal, plan, rejected, trial_of
 from hpo_operator.resources import Metadata, Study, StudyStatus
+from hpo_operator.study_lifecycle import will_ask
 from hpo_operator.validation import problem_of, read_study
 from hpo_operator.workloads import Phase
 
@@ -311,6 +312,10 @@ class Controller:
     async def _list(self, state: StudyState, study: Study) -> None:
         """What belongs to the Study, from the API server itself: what is not in it is absent."""
         assert study.status.seed is not None
+        if state.consultant is None and will_ask(study):
+            state.consultant = _consultant_of(state, study, study.status.seed)
+            state.consultant.start()  # gets ready while the Trials are listed
+            self._set_timer(state, CONSULTANT_IDLE_SECONDS, StudyState.close)
         ledger = state.ledger
         if ledger is None:
             ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)
@@ -389,10 +394,7 @@ class Controller:
             return
         assert state.study is not None and state.ledger is not None and state.study.status.seed is not None
         if state.consultant is None:
-            spec = state.study.spec
-            donors = spec.checkpoints is not None
-            problem = problem_of(spec, state.study.status.seed, state.earlier or ())
-            state.consultant = Consultant(problem, spec.algorithm, spec.schedule, donors=donors)
+            state.consultant = _consultant_of(state, state.study, state.study.status.seed)
         if state.consultant.busy:
             return
         state.consultant.ask(state.ledger, question.first, question.count)
@@ -451,6 +453,12 @@ def _reason(error: InvalidInput) -> str:
     if path.startswith("spec.parameters"):
         return c.INVALID_SPACE
     return c.TEMPLATE_REJECTED if path.startswith("spec.template") else c.INVALID_SETTINGS
+
+
+def _consultant_of(state: StudyState, study: Study, seed: int) -> Consultant:
+    spec = study.spec
+    problem = problem_of(spec, seed, state.earlier or ())
+    return Consultant(problem, spec.algorithm, spec.schedule, donors=spec.checkpoints is not None)
 
 
 def _digest(study: Study) -> str:

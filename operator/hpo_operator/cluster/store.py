@@ -410,10 +410,13 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
     """
     selector, state.missed = f"{STUDY_UID_LABEL}={state.uid}", []
     try:
-        trials = {each["spec"]["number"]: each async for each in client.list(TRIALS, state.namespace, selector)}
-        workloads = [each async for each in client.list(kind, state.namespace, selector)]
+        wanted = [(TRIALS, selector), (kind, selector)]
         if kind != JOBS and ledger.spec.checkpoints is not None:
-            workloads += [each async for each in client.list(JOBS, state.namespace, f"{selector},{CLEANUP_LABEL}")]
+            wanted.append((JOBS, f"{selector},{CLEANUP_LABEL}"))
+        # At once: the API server prepares the one while the other is read.
+        found, *others = await asyncio.gather(*(_whole_list(client, each, state.namespace, these) for each, these in wanted))
+        trials = {each["spec"]["number"]: each for each in found}
+        workloads = [each for those in others for each in those]
         running = [number for number, trial in trials.items() if not _has_result(trial)]
         pods = [each async for each in _pods_that_matter(client, state.namespace, selector, running)]
     finally:
@@ -436,6 +439,10 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         ledger.remove(number)  # deleted by hand, and its workload is still to follow
     for what, event, raw in missed:
         getattr(store, what)(event, raw)
+
+
+async def _whole_list(client: Client, kind: Kind, namespace: str, selector: str) -> list[Object]:
+    return [each async for each in client.list(kind, namespace, selector)]
 
 
 async def _pods_that_matter(client: Client, namespace: str, selector: str, running: Sequence[int]) -> AsyncIterator[Object]:

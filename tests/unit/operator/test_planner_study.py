@@ -13,6 +13,7 @@ from hpo_algorithms.trials import SCHEDULE_FINISHED, SEARCH_EXHAUSTED
 from hpo_operator import conditions as c
 from hpo_operator.planner import Ask, Consultation, Refusal, WriteStudy, plan, rejected
 from hpo_operator.resources import StudyStatus, TrialCounts
+from hpo_operator.study_lifecycle import will_ask
 from hpo_operator.workloads import ABSENT
 
 from tests.unit.operator.builders import (
@@ -417,6 +418,30 @@ def test_a_study_that_goes_on_says_so_before_it_creates_anything() -> None:
 
 def test_the_time_of_the_deadline_is_planned_for() -> None:
     assert Decision(a_study().limits(deadline_seconds=60).started(at(10)), now=at(20)).plan.again_at == at(70)
+
+
+def counted(study: StudyBuilder, **counts: int) -> StudyBuilder:
+    return study.standing_at(StudyStatus(seed=0, trials=TrialCounts(**counts)))
+
+
+OVER = over("True", c.MAX_TRIALS_REACHED).model_copy(update={"observed_generation": 2})  # as a limit, set once, makes it
+
+ASKS = {
+    "a new one": (a_study(), True),
+    "one with free places": (counted(a_study(), created=5, active=1), True),
+    "one whose places are taken": (counted(a_study(), created=5, active=2), False),
+    "one whose last Trials run": (counted(a_study().limits(max_trials=5), created=5, active=1), False),
+    "one that is suspended": (a_study().suspended(), False),
+    "one that is over": (a_study().limits(max_trials=5).standing_at(OVER), False),
+    "one that goes on, a limit being raised": (a_study().limits(max_trials=1).limits(max_trials=5).standing_at(OVER), True),
+}
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_a_worker_is_made_ready_only_for_a_study_that_will_ask_it(name: str) -> None:
+    """An operator that starts anew among hundreds of Studies would fill its memory otherwise."""
+    study, asks = ASKS[name]
+    assert will_ask(study.build()) == asks
 
 
 def test_a_study_that_is_over_is_not_waked_by_its_deadline() -> None:
