@@ -17,7 +17,7 @@ from hpo_operator.ledger import pairs_of
 from hpo_operator.resources import Metadata, RestoreFrom, SlotSpec, StudyRef, Trial, TrialSpec
 from hpo_operator.workloads import Phase, Workload
 
-CREATIONS = 8  # decided at once: they are made one after the other, and much may have come up before the last
+CREATIONS = 512  # decided at once; what has come up before the last of them is made is a matter of the next plan
 LEFT_ALONE = timedelta(seconds=3)  # longer than a request takes from its decision; Kubernetes' times are whole seconds
 
 

@@ -15,7 +15,7 @@ from tests.testbed.simulation import DELAY
 
 pytestmark = pytest.mark.control_plane
 
-TRIALS = 20
+TRIALS, AT_ONCE = 20, 10
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ _ran: list[Undisturbed] = []
 def undisturbed(studies: ControlPlane, namespace: str, operators: Operators) -> Undisturbed:
     """A Study of Trials long enough to be seen running, whose workloads are removed as soon as they have ended; run once."""
     if not _ran:
-        wanted = study("counted", namespace, trials=TRIALS, parallelism=10, workloadTTLSeconds=0, says={DELAY: "3s"})
+        wanted = study("counted", namespace, trials=TRIALS, parallelism=AT_ONCE, workloadTTLSeconds=0, says={DELAY: "3s"})
         with operators(namespace) as operator:
             studies.apply([wanted])
             end_of(studies, wanted)
@@ -71,6 +71,12 @@ def test_nothing_is_read_that_the_watches_tell(undisturbed: Undisturbed) -> None
     first = next(place for place, each in enumerate(undisturbed.requests) if each.verb == "create" and each.resource == "trials")
     assert undisturbed.count("get", "trials") + undisturbed.count("get", "jobs") + undisturbed.count("get", "pods") == 0
     assert [each for each in undisturbed.requests[first:] if each.verb in ("get", "list")] == []
+
+
+def test_the_first_Trials_all_stand_before_the_first_workload(undisturbed: Undisturbed) -> None:
+    """Only eight were once, and the other places waited until the API server was done with the pods of these."""
+    created = [each.resource for each in undisturbed.requests if each.verb == "create" and each.resource in ("trials", "jobs")]
+    assert created[: AT_ONCE + 2] == ["jobs", *["trials"] * AT_ONCE, "jobs"]  # the first is the dry run
 
 
 def test_the_status_of_a_Study_is_written_at_most_once_a_second(undisturbed: Undisturbed) -> None:

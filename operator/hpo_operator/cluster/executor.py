@@ -37,7 +37,9 @@ from hpo_operator.planner import (
 from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
-TOGETHER_SECONDS = 2.0  # for so long at most a Trial's workload waits for the Trials that are created together with it
+# For so long at most a Trial's workload waits for the Trials that are created together with it: while none of the Study's runs, and
+# while some do, whose places it is to take when they end.
+TOGETHER_SECONDS, REFILL_SECONDS = 5.0, 0.3
 STATUS, CLEANUP = "status", "cleanup"  # requests that are not about one Trial that there is, as CREATION
 
 
@@ -121,7 +123,8 @@ class Executor:
     async def _create_trials(self, state: StudyState) -> None:
         """Create what is wanted, one after the other, for as long as nothing has come up that calls for another plan first.
 
-        Their workloads follow together: controllers and scheduler at work on the first would slow down the creation of the rest.
+        Their workloads follow together: controllers and scheduler at work on the first would slow down the creation of the rest,
+        for which places that are free again would have to wait.
         Where that fails, the next plan starts those that there are.
         """
         assert state.ledger is not None
@@ -131,7 +134,8 @@ class Executor:
             if trial.spec.number == state.ledger.created:
                 await self._create_trial(state, trial)
                 created.append(trial.spec.number)
-            if not state.wanted or time.monotonic() > since + TOGETHER_SECONDS:
+            runs = any(number in state.workloads for number in state.ledger.active)
+            if not state.wanted or time.monotonic() > since + (REFILL_SECONDS if runs else TOGETHER_SECONDS):
                 for number in created:
                     self._begin(state, number, self._start, number)
                 created, since = [], time.monotonic()

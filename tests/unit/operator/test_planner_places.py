@@ -82,6 +82,12 @@ def test_each_proposal_becomes_a_trial_and_its_workload_in_ascending_number() ->
     assert [each.number for each in decision.actions[1::2]] == [1, 2]
 
 
+def test_all_free_places_are_filled_by_one_plan() -> None:
+    """Only eight were once, so that the workloads of the first got in the way of the creation of the rest."""
+    decision = decide(a_study().parallelism(100), asked=((HALF, QUARTER) * 50, 100))
+    assert sum(isinstance(each, CreateTrial) for each in decision.actions) == 100
+
+
 def test_a_trial_holds_all_that_the_proposal_says_and_whose_it_is() -> None:
     made = Proposal({"x": 0.5}, 9, Slot(rung=1, member=3), memo="m", origin=Origin.PROMOTED, donor=0)
     donor = completed(0).checkpoint(step=3)
