@@ -36,7 +36,7 @@ lint: $(VENV)/.test  ## Style, layers and types
 .PHONY: docs
 docs: $(VENV)/.docs  ## Build the site of the documentation, in build/site; a link or a heading that is not there is an error
 	@echo "== Documentation"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "== build/site/index.html"
 
 .PHONY: unit
