@@ -35,7 +35,7 @@ lint: $(VENV)/.test  ## Style, layers and types
 
 .PHONY: docs
 docs: $(VENV)/.docs  ## Build the site of the documentation, in build/site; a link or a heading that is not there is an error
-	@echo "== Documentation"
+	@echo "== Documentation: not --quiet, which would hide the warnings from --strict as well"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "== build/site/index.html"
 
