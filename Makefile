@@ -21,7 +21,7 @@ quickstart: $(VENV)/.base  ## Set up, and run a Study of 40 real trainings to it
 	$(BIN)/hpo run examples/digits-svm/study.yaml --fresh --results hpo-runs/digits-svm
 
 .PHONY: test
-test: lint unit control-plane node  ## Set up, and run all checks and tests
+test: lint docs unit control-plane node  ## Set up, and run all checks and tests
 
 .PHONY: lint
 lint: $(VENV)/.test  ## Style, layers and types
@@ -32,6 +32,12 @@ lint: $(VENV)/.test  ## Style, layers and types
 	$(BIN)/python -m hpo_operator.crds --check
 	$(BIN)/python -m helm.generate --check
 	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(VENV)/.docs  ## Build the site of the documentation, in build/site; a link or a heading that is not there is an error
+	@echo "== Documentation: not --quiet, which would hide the warnings from --strict as well"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "== build/site/index.html"
 
 .PHONY: unit
 unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
@@ -78,14 +84,17 @@ cluster: $(VENV)/.test  ## A shell with kubectl beside a real control plane with
 	$(BIN)/python -m tests.testbed shell
 
 .PHONY: constraints
-constraints:  ## Resolve the newest versions anew into constraints.txt
+constraints:  ## Resolve the newest versions anew into constraints.txt, and what the extras torch and docs add into files beside it
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/pip install --quiet setuptools ./sdk '.[operator,test]'
 	{ head -2 constraints.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
-	build/constraints/bin/pip install --quiet --constraint constraints.txt '.[torch]'
-	{ head -2 constraints-torch.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)' | grep -vxFf constraints.txt; } > build/constraints.txt
-	mv build/constraints.txt constraints-torch.txt
+	for extra in torch docs; do \
+		rm -rf build/constraints && $(PYTHON) -m venv build/constraints; \
+		build/constraints/bin/pip install --quiet --constraint constraints.txt setuptools ./sdk ".[$$extra]"; \
+		{ head -2 constraints-$$extra.txt; build/constraints/bin/pip freeze --all | grep -vE '^(pip|hpo-operator)' | grep -vxFf constraints.txt; } > build/constraints.txt; \
+		mv build/constraints.txt constraints-$$extra.txt; \
+	done
 
 # What an image holds is read from an environment into which the same is installed: $(1) names it, $(2) is what its Dockerfile installs.
 define write-sbom
@@ -140,4 +149,9 @@ $(VENV)/.s3: $(VENV)/bin/python tests/s3.txt
 $(VENV)/.torch: $(VENV)/.test constraints-torch.txt
 	@echo "== Installing torch and botorch: three gigabytes to fetch, six on the disk, some five minutes"
 	$(PIP) --constraint constraints-torch.txt --no-build-isolation --editable ./sdk --editable '.[torch]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base constraints-docs.txt
+	@echo "== Installing MkDocs"
+	$(PIP) --constraint constraints-docs.txt --no-build-isolation --editable ./sdk --editable '.[docs]'
 	@touch $@

@@ -50,6 +50,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt name within a section": ({"crds": {"kept": True}}, "kept"),
     "a text for a number": ({"resyncSeconds": "often"}, "resyncSeconds"),
     "an address that is none": ({"prometheus": {"url": "prometheus:9090"}}, "prometheus.url|prometheus/url"),
+    "runbooks without a place for the alert's name": ({"monitoring": {"rules": {"runbooks": "https://wiki/"}}}, "runbooks"),
     "a kind of the core group, which has no workloads": ({"workloadKinds": [{"apiVersion": "v1", "kind": "Pod"}]}, "workloadKinds"),
 }
 
@@ -152,7 +153,9 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: Path, tmp
         assert settings.prometheus.url == wanted
 
 
-@pytest.mark.parametrize("served", ["", "https://wiki.example.com/hpo/"])
+@pytest.mark.parametrize(
+    "served", ["", "https://wiki/hpo/docs/runbooks/ALERT.html", "https://forge/blob/main/docs/runbooks/ALERT.md"]
+)
 def test_an_alert_names_its_runbook_where_runbooks_are_served_and_no_address_that_there_is_not(served: str) -> None:
     monitoring = {"enabled": True, "rules": {"runbooks": served}}
     made = Helm().template(values={"monitoring": monitoring, "bundledPrometheus": {"enabled": True}})
@@ -162,7 +165,7 @@ def test_an_alert_names_its_runbook_where_runbooks_are_served_and_no_address_tha
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     assert alerts
     for each in alerts:
-        assert each["annotations"].get("runbook_url", "") == (f"{served}{each['alert']}.md" if served else "")
+        assert each["annotations"].get("runbook_url", "") == served.replace("ALERT", each["alert"])
 
 
 def test_a_changed_setting_gives_the_operator_another_pod() -> None:

@@ -81,7 +81,7 @@ def test_the_Prometheus_operator_takes_what_the_chart_makes_for_it(made: Made, t
     assert (jobs[f"{RELEASE}-trials"]["sample_limit"], jobs[f"{RELEASE}-trials"]["label_limit"]) == (2000, 40)
     wanted_alerts = {rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
     assert {rule["alert"] for group in yaml.safe_load(made.rules)["groups"] for rule in group["rules"]} == wanted_alerts
-    assert "RUNBOOKS" not in made.rules
+    assert "docs/runbooks" not in made.rules
 
 
 # Pods that pretend

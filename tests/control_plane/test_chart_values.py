@@ -86,7 +86,7 @@ MARKED: Object = {
         "labels": {"release": "monitoring-marked"},
         "podMonitor": {"interval": "4710s", "sampleLimit": 4711, "labelLimit": 4712},
         "serviceMonitor": {"interval": "4713s"},
-        "rules": {"labels": {"team": "alert-marked"}, "runbooks": "https://runbooks-marked/"},
+        "rules": {"labels": {"team": "alert-marked"}, "runbooks": "https://ALERT:443/runbooks-marked"},
         "dashboards": {
             "labels": {"grafana": "dashboard-label-marked"},
             "annotations": {"folder": "dashboard-annotation-marked"},

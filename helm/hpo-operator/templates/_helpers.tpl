@@ -152,7 +152,7 @@ hpo_(apiserver|build|checkpoint|gpu|gpus|proposal|queue|reconcile|studies|study|
 {{- define "hpo-operator.alerts" -}}
 {{- $rules := .Files.Get "files/alerts.yaml" }}
 {{- with .Values.monitoring.rules.runbooks }}
-{{- $rules | replace "RUNBOOKS/" . }}
+{{- regexReplaceAll "docs/runbooks/(\\w+)\\.md" $rules (replace "ALERT" "${1}" .) }}
 {{- else }}
 {{- regexReplaceAll "(?m)^ *runbook_url:.*\\n" $rules "" }}
 {{- end }}

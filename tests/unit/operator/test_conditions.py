@@ -11,6 +11,7 @@ from hpo_operator.resources import Condition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.testbed.namespaces import ROOT
 from tests.unit.operator.builders import at
 
 STEADY = functools.partial(settings, deadline=None, derandomize=True)
@@ -50,6 +51,14 @@ def test_any_text_becomes_a_message_that_the_api_can_take(text: str) -> None:
     assert len(found.message) <= c.MAX_MESSAGE
     assert Condition.model_validate_json(found.model_dump_json()) == found
     json.dumps(found.message).encode()
+
+
+def test_what_to_do_about_every_reason_stands_in_the_page_on_troubleshooting() -> None:
+    types = {c.ACCEPTED, c.PROGRESSING, c.METRICS_AVAILABLE, c.SUCCEEDED, c.RUNNING}
+    reasons = {value for name, value in vars(c).items() if name.isupper() and isinstance(value, str)} - types
+    assert len(reasons) > 40
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert reasons - {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set()
 
 
 def test_every_reason_is_one_word_and_stands_in_one_group_only() -> None:
