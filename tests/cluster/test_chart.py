@@ -19,7 +19,17 @@ from tests.cluster.building import PATIENCE, RESTRICTED_CONTAINER, container_of,
 from tests.cluster.conftest import RESTRICTED, STORE, Begin
 from tests.cluster.prometheus_stack import NAMESPACE as MONITORING
 from tests.cluster.prometheus_stack import Server, Stack
-from tests.control_plane.building import VERSION, Result, condition, end_of, has_ended, reason, trials, wait_for_condition, wait_for_trials
+from tests.control_plane.building import (
+    VERSION,
+    Result,
+    condition,
+    end_of,
+    has_ended,
+    reason,
+    trials,
+    wait_for_condition,
+    wait_for_trials,
+)
 from tests.testbed import Cluster, CommandFailed, Object, wait_until
 from tests.testbed.charts import CHART, Helm
 from tests.testbed.images import compressed_bytes, labels

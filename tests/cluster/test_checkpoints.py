@@ -150,9 +150,7 @@ def saved(volume: Path, study: Object, trial: int = 0) -> int:
 
 
 def wait_for_three_epochs(cluster: Cluster, volume: Path, study: Object, trial: int = 0, begun: int = 0) -> None:
-    wait_until(
-        "three epochs", lambda: saved(volume, study, trial) >= begun + 3 and running(pods(cluster, study)), seconds=PATIENCE
-    )
+    wait_until("three epochs", lambda: saved(volume, study, trial) >= begun + 3 and running(pods(cluster, study)), seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
