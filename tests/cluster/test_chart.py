@@ -83,7 +83,7 @@ hpo.checkpoint.save(step, lambda to: (to / "step").write_text(str(step)))
 UNKNOWING = """
 import hashlib, importlib.util, json, os, pathlib, shutil
 
-assert importlib.util.find_spec("hpo") is None
+assert importlib.util.find_spec("hpo.checkpoint") is None
 folder, budget = pathlib.Path(os.environ["HPO_CHECKPOINT_DIR"]), int(os.environ["HPO_BUDGET"])
 found = max(folder.glob("step-*"), key=lambda each: int(each.name[5:]), default=None)
 begun = (found / "weights").read_text() if found else ""
@@ -105,7 +105,8 @@ draft.rename(folder / f"step-{budget}")
 
 numbers = {"loss": 1 / len(weights), "begun": len(begun.split()), "user": os.getuid(), "copied_by": copied_by}
 metrics = {name: [str(number)] * 3 for name, number in numbers.items()}
-told = {"hpo": 1, "step": budget, "metrics": metrics, "checkpoint": {**saved, "bytes": len(weights)}}
+checkpoint = {**saved, "path": f"step-{budget}", "bytes": len(weights)}
+told = {"hpo": 1, "step": budget, "metrics": metrics, "checkpoint": checkpoint}
 pathlib.Path(os.environ["HPO_TERMINATION_FILE"]).write_text(json.dumps(told) + "\\n")
 """
 
@@ -294,15 +295,16 @@ def test_a_program_without_the_SDK_finds_its_donor_s_weights_and_may_do_with_the
 ) -> None:
     cluster = operator.cluster
     ended = end_of(cluster, begun["unknowing"], PATIENCE)
-    assert (reason(ended), ended["status"]["trials"]["failed"]) == ("ScheduleFinished", 0)
-    *below, promoted = trials(cluster, ended)
+    *below, promoted = found = trials(cluster, ended)
+    assert {reason(each) for each in found} == {"Completed"}, [condition(each, "Succeeded")["message"] for each in found]
+    assert reason(ended) == "ScheduleFinished"
     donor = below[promoted["spec"]["restoreFrom"]["number"]]
     assert len(below) == 2
     assert promoted["spec"]["restoreFrom"]["digest"] == donor["status"]["checkpoint"]["digest"]
     assert promoted["status"]["restored"]["trialName"] == donor["metadata"]["name"]
-    found = {name: float(value) for name, value in observed(promoted)["metrics"].items()}
-    assert found["begun"] == 1, "the weights are its donor's"
-    assert (found["user"], found["copied_by"]) == (1234, 65532)
+    told = {name: float(value) for name, value in observed(promoted)["metrics"].items()}
+    assert told["begun"] == 1, "the weights are its donor's"
+    assert (told["user"], told["copied_by"]) == (1234, 65532)
 
     (pod,) = (each for each in pods(cluster, ended) if each["spec"].get("initContainers"))
     (copying,) = pod["spec"]["initContainers"]
