@@ -1,7 +1,7 @@
 """What the operator costs on a real control plane: a Study against the same Jobs kept in flight by a bare loop, in the same run.
 
     python -m tests.testbed build            # once: etcd, API server, controllers, simulated nodes
-    python -m benchmarks.operator [--cases 1000@100 200@50] [--generations 20x40] [--repeats 1]
+    python -m benchmarks.operator [--cases 1000@100 200@50] [--generations 20x40] [--repeats 1] [--node]
 
 `1000@100` is 1,000 Trials, 100 at once, each a one-GPU pod of 0.5 s on a simulated node. Both sides take turns on the same API
 server, which is the scarce part on a small machine. What is printed:
@@ -19,6 +19,8 @@ server, which is the scarce part on a small machine. What is printed:
 checkpoint of the generation before. What is printed of it is what the barrier between them costs:
 
     refill      from the completion of a generation's last Job to the creation of the next one's first; `idle` as above
+
+With `--node`, which leaves the cases out, its members are real pods on the test bed's real node.
 
 Goals at 1000@100: rate 0.65 of the loop's, refill p50 150 ms and p99 800 ms, at most 4 writes a Trial, restart at 3,000 in 5 s.
 """
@@ -42,6 +44,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,8 @@ from hpo_operator.validation import problem_of, read_study
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from tests.testbed import ControlPlane
+from tests.cluster.building import make_volume
+from tests.testbed import Cluster, ControlPlane, images
 from tests.testbed.namespaces import enclose, enclosed
 from tests.testbed.processes import wait_until
 from tests.testbed.simulation import MESSAGE, SAVED, SimulatedNode
@@ -72,6 +76,8 @@ FOREVER = aiohttp.ClientTimeout(total=None)
 CASES = ("1000@100", "200@50", "3000@300", "1000@500")
 WARM = 200
 POD = {"containers": [{"name": "main", "image": "none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+TELLING = SAVED.replace("{budget}", "$HPO_BUDGET").replace("{objective}", "$HPO_PARAM_X")
+REAL = {"name": "main", "image": images.PYTHON.tag, "command": ["sh", "-c", f"cat > $HPO_TERMINATION_FILE << END\n{TELLING}\nEND"]}
 
 
 @dataclass
@@ -300,7 +306,12 @@ def run_generations(bed: ControlPlane, members: int, generations: int) -> Object
         "budget": {"min": 1, "max": generations},
         "checkpoints": {"objectStore": {"uri": "s3://nowhere/weights"}},
     }
-    asked["spec"]["template"]["job"]["spec"]["template"]["metadata"] = {"annotations": {MESSAGE: SAVED}}
+    template = asked["spec"]["template"]["job"]["spec"]["template"]
+    template["metadata"] = {"annotations": {MESSAGE: SAVED}}
+    if isinstance(bed, Cluster):
+        make_volume(bed, namespace)
+        asked["spec"]["checkpoints"] = {"volumeClaim": {"name": "weights"}}
+        template["spec"] = {"terminationGracePeriodSeconds": 1, "containers": [REAL]}
     run(bed, asked)
     return {"generations": f"{members}x{generations}", **side.waits(members, members)}
 
@@ -332,7 +343,7 @@ def percentiles(values: list[float]) -> Object:
     if len(values) < 2:
         return {}
     cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"p50": cuts[49], "p99": cuts[98]}
+    return {"p50": cuts[49], "p99": cuts[98], "of": len(values)}
 
 
 def clear(bed: ControlPlane, namespace: str) -> None:
@@ -363,18 +374,22 @@ def main() -> int:
     parser.add_argument("--cases", nargs="*", default=CASES)
     parser.add_argument("--generations", nargs="*", default=())
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--node", action="store_true")
     parser.add_argument("--logs", type=Path, default=Path("/tmp/hpo-benchmark"))
     asked = parser.parse_args()
     if not enclosed():
         return enclose([sys.executable, "-m", "benchmarks.operator", *sys.argv[1:]])
     asked.logs.mkdir(parents=True, exist_ok=True)
-    with ControlPlane(nodes=NODES, delay_milliseconds=POD_MILLISECONDS, audit=False, logs=asked.logs) as bed:
+    simulated = partial(ControlPlane, nodes=NODES, delay_milliseconds=POD_MILLISECONDS, audit=False)
+    real = partial(Cluster, images=[images.base_archive(images.PYTHON)]) if asked.node else None
+    with (real or simulated)(logs=asked.logs) as bed:
         bed.define_studies()
         log = asked.logs / "operator.log"
-        warm = bed.create_namespace("warm")  # the API server's first requests are slower, and would all be the loop's
-        asyncio.run(loop(bed, warm, bare_jobs(warm, WARM), WARM // 4))
-        clear(bed, warm)
-        for case in asked.cases:
+        if not real:
+            warm = bed.create_namespace("warm")  # the API server's first requests are slower, and would all be the loop's
+            asyncio.run(loop(bed, warm, bare_jobs(warm, WARM), WARM // 4))
+            clear(bed, warm)
+        for case in () if real else asked.cases:
             count, parallelism = map(int, case.split("@"))
             for _ in range(asked.repeats):
                 with Operator(bed, log) as operator:

@@ -89,15 +89,23 @@ def _parted(arguments: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _restore(quiet: bool) -> int:
     from hpo._report import reporter
-    from hpo.checkpoint import load
 
     try:
-        return _code_of(load)
+        return _code_of(_prepare)
     finally:
         line = reporter().line
         if line is not None and not quiet:
             sys.stdout.write(line.decode())
             sys.stdout.flush()
+
+
+def _prepare() -> None:
+    from hpo._checkpoints_store import hand_over
+    from hpo.checkpoint import load
+
+    found = load()
+    if found is not None and found.copied_from is not None:
+        hand_over(found.path)
 
 
 def _become(program: list[str]) -> int:

@@ -43,8 +43,16 @@ class Unreadable(Exception):
     def __init__(self, place: str, error: OSError) -> None:
         self.place, self.errno = place, error.errno
         self.rule = f"cannot be read ({error.strerror or error})"
-        self.remedy = "Look at the store's server, its network, and your permissions or credentials there; nothing was removed"
+        otherwise = "Look at the store's server, its network, and your permissions or credentials there"
+        self.remedy = remedy_for(error, "read", otherwise) + "; nothing was removed"
         super().__init__(f"{place}: {self.rule}. {self.remedy}.")
+
+
+def remedy_for(error: OSError, act: str, otherwise: str) -> str:
+    """What to do about a fault: where the system forbids it to this user, to run as another one; else what `otherwise` says."""
+    if error.errno not in (errno.EACCES, errno.EPERM) or not error.filename:  # an object store's have no file
+        return otherwise
+    return f"User {os.geteuid()} may not {act} there: run as the one who may (securityContext.runAsUser of the pod), or let others"
 
 
 def is_gone(error: OSError) -> bool:

@@ -35,12 +35,14 @@ from hpo._checkpoints_manifest import (
     tree,
     verify,
 )
-from hpo._checkpoints_reading import CHUNK, Damaged, Unreadable, is_away, read, stands, waited_for
+from hpo._checkpoints_reading import CHUNK, Damaged, Unreadable, is_away, read, remedy_for, stands, waited_for
 from hpo._errors import CheckpointNotSaved, InvalidCheckpoint
 from hpo._notices import note, note_once
 
 _COMPLETE = re.compile(r"step-(0|[1-9]\d{0,15})")
 _LEFT_OVER = re.compile(r"\.step-\d+\.(tmp|gone)-[0-9a-f]+")
+
+LOCK = ".lock"
 
 # Whoever mounts the folder next may run as another user. Nobody but the owner writes.
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
@@ -193,7 +195,7 @@ class Store:
         # makedirs would take a folder that cannot be looked at for a file
         if not read("the folder", self.folder, lambda: stands(self.folder)):
             os.makedirs(self.folder, _FOLDER_MODE, exist_ok=True)
-        descriptor = os.open(os.path.join(self.folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(os.path.join(self.folder, LOCK), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             return descriptor, _lock(descriptor, self.folder)
         except BaseException:
@@ -260,7 +262,8 @@ class Store:
             raise self._fault(f"could not take the checkpoint of step {step}", error) from error
 
     def _fault(self, rule: str, error: OSError) -> CheckpointNotSaved:
-        remedy = "Look at the volume's size, quota and permissions, or keep fewer or smaller checkpoints"
+        otherwise = "Look at the volume's size, quota and permissions, or keep fewer or smaller checkpoints"
+        remedy = remedy_for(error, "write", otherwise)
         return CheckpointNotSaved("checkpoint folder", self.folder, f"{rule} ({error})", remedy, error.errno)
 
 
@@ -382,6 +385,33 @@ def _set_mode(path: str, mode: int) -> None:
     except OSError as error:
         if error.errno not in _NOT_OFFERED:
             raise
+
+
+def hand_over(checkpoint: Path) -> None:
+    """Lets whoever may write to a Trial's folder replace and remove a checkpoint in it, too, and take the folder's lock.
+
+    That is for a program that runs as another user than this process. Group and rights to write become those of the folder, so
+    that nobody can write who could not before.
+    """
+    about = os.stat(checkpoint.parent)
+    shared = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not shared:
+        return
+    for below, _, names in os.walk(checkpoint):
+        _share(below, about.st_gid, _FOLDER_MODE | shared)
+        for name in names:
+            _share(os.path.join(below, name), about.st_gid, _FILE_MODE | shared)
+    _share(os.path.join(checkpoint.parent, LOCK), about.st_gid, _FILE_MODE | shared)
+
+
+def _share(path: str, group: int, mode: int) -> None:
+    with suppress(FileNotFoundError):  # the program of another pod is at work already
+        try:
+            os.chown(path, -1, group)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:  # somebody else's, or a group that this process is not in
+                raise
+        _set_mode(path, mode)
 
 
 def _lock(descriptor: int, folder: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.images import TRIAL
@@ -91,6 +92,29 @@ def study(
             **spec,
         },
     }
+
+
+def make_volume(cluster: Cluster, namespace: str) -> Path:
+    """A folder that every pod may write to, as a ReadWriteMany volume behind the claim `weights`."""
+    folder = cluster.state / f"weights-of-{namespace}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    size, name = {"storage": "1Gi"}, folder.name
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    claimed = {"namespace": namespace, "name": "weights"}
+    place = {"capacity": size, "hostPath": {"path": str(folder)}, "claimRef": claimed, **common}
+    cluster.apply(
+        [
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": place},
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": claimed,
+                "spec": {"resources": {"requests": size}, "volumeName": name, **common},
+            },
+        ]
+    )
+    return folder
 
 
 def pods(cluster: Cluster, study: Object) -> list[Object]:

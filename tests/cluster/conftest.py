@@ -8,7 +8,7 @@ from weakref import WeakSet
 import pytest
 
 from tests.cluster import images
-from tests.cluster.building import PATIENCE
+from tests.cluster.building import PATIENCE, make_volume
 from tests.control_plane.building import VERSION
 from tests.control_plane.operator_process import OperatorAccount, OperatorProcess
 from tests.testbed import Cluster, Object, wait_until
@@ -67,26 +67,9 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def volume(cluster: Cluster, namespace: str) -> Iterator[Path]:
     """A folder that every pod may write to, as a ReadWriteMany volume behind the claim `weights`."""
-    folder = cluster.state / f"weights-of-{namespace}"
-    folder.mkdir()
-    folder.chmod(0o777)
-    size, name = {"storage": "1Gi"}, folder.name
-    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    claimed = {"namespace": namespace, "name": "weights"}
-    place = {"capacity": size, "hostPath": {"path": str(folder)}, "claimRef": claimed, **common}
-    cluster.apply(
-        [
-            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": place},
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": claimed,
-                "spec": {"resources": {"requests": size}, "volumeName": name, **common},
-            },
-        ]
-    )
+    folder = make_volume(cluster, namespace)
     yield folder
-    cluster.api.delete("v1", "PersistentVolume", name, namespace="")
+    cluster.api.delete("v1", "PersistentVolume", folder.name, namespace="")
 
 
 Begin = Callable[..., Object]

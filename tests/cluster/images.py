@@ -26,6 +26,7 @@ SOURCES = {
         *(f"examples/{name}/{what}" for name in EXAMPLES for what in ("Dockerfile", "*.py")),
     ),
     "chart": (
+        "tests/cluster/plain.Dockerfile",
         *("images/operator/Dockerfile", "constraints*.txt", "pyproject.toml", "sdk/pyproject.toml", ".dockerignore"),
         *("algorithms/**/*.py", "operator/**/*.py", "sdk/hpo/*.py"),
     ),
@@ -44,6 +45,8 @@ TRIAL = tag("trial")
 """Python with the SDK and scikit-learn: the base of the examples' images."""
 TORCH_TRIAL = tag("trial", TORCH_VERSION)
 OPERATOR, TORCH_OPERATOR = tag("operator"), tag("operator", TORCH_VERSION)
+PLAIN = tag("plain")
+"""Python alone, for the chart's own image beside it: a program that knows nothing of the SDK, and is another user."""
 _VALUES = yaml.safe_load((ROOT / "helm" / "hpo-operator" / "values.yaml").read_text())
 PROMETHEUS = f"docker.io/prom/prometheus:{_VALUES['bundledPrometheus']['image']['tag']}"
 """By the name that the chart has for it; made of the test bed's own program."""
@@ -81,6 +84,8 @@ def _chart() -> Iterator[Path]:
     # The base's torch, and no other index.
     arguments = {"EXTRAS": "operator,torch", "TORCH_INDEX": "", "TORCH_CONSTRAINTS": ""}
     yield images.build(ROOT, TORCH_OPERATOR, base=images.TORCH, dockerfile=dockerfile, arguments=arguments)
+    plain = Path(__file__).with_name("plain.Dockerfile")
+    yield images.build(plain.parent, PLAIN, base=images.PYTHON, dockerfile=plain)
     yield images.program_image("prometheus", PROMETHEUS)
     yield images.program_image("prometheus-config-reloader", RELOADER)
 

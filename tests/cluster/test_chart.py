@@ -19,7 +19,17 @@ from tests.cluster.building import PATIENCE, RESTRICTED_CONTAINER, container_of,
 from tests.cluster.conftest import RESTRICTED, STORE, Begin
 from tests.cluster.prometheus_stack import NAMESPACE as MONITORING
 from tests.cluster.prometheus_stack import Server, Stack
-from tests.control_plane.building import VERSION, Result, condition, end_of, has_ended, reason, trials, wait_for_condition
+from tests.control_plane.building import (
+    VERSION,
+    Result,
+    condition,
+    end_of,
+    has_ended,
+    reason,
+    trials,
+    wait_for_condition,
+    wait_for_trials,
+)
 from tests.testbed import Cluster, CommandFailed, Object, wait_until
 from tests.testbed.charts import CHART, Helm
 from tests.testbed.images import compressed_bytes, labels
@@ -66,6 +76,38 @@ for step in range(hpo.start_step() + 1, hpo.budget() + 1):
     hpo.report(step=step, loss=hpo.parameters().x + 1 / step)
     time.sleep(1)
 hpo.checkpoint.save(step, lambda to: (to / "step").write_text(str(step)))
+"""
+
+
+# Without the SDK: it changes, moves and removes what it finds in its folder, and writes and tells its own as any language can.
+UNKNOWING = """
+import hashlib, importlib.util, json, os, pathlib, shutil
+
+assert importlib.util.find_spec("hpo.checkpoint") is None
+folder, budget = pathlib.Path(os.environ["HPO_CHECKPOINT_DIR"]), int(os.environ["HPO_BUDGET"])
+found = max(folder.glob("step-*"), key=lambda each: int(each.name[5:]), default=None)
+begun = (found / "weights").read_text() if found else ""
+copied_by = found.stat().st_uid if found else -1
+if found:
+    (found / "weights").write_text("changed")
+    found.rename(folder / "older")
+    shutil.rmtree(folder / "older")
+
+weights, draft = begun + os.environ["HPO_TRIAL"] + " ", folder / "draft"
+draft.mkdir()
+(draft / "weights").write_text(weights)
+sha = hashlib.sha256(weights.encode()).hexdigest()
+digest = hashlib.sha256(f"step {budget}\\n{sha} {len(weights)} weights\\n".encode()).hexdigest()
+saved = {"step": budget, "digest": f"sha256:{digest}"}
+files = [{"path": "weights", "size": len(weights), "sha256": sha}]
+(draft / "manifest.json").write_text(json.dumps({"hpo": 1, **saved, "files": files}))
+draft.rename(folder / f"step-{budget}")
+
+numbers = {"loss": 1 / len(weights), "begun": len(begun.split()), "user": os.getuid(), "copied_by": copied_by}
+metrics = {name: [str(number)] * 3 for name, number in numbers.items()}
+checkpoint = {**saved, "path": f"step-{budget}", "bytes": len(weights)}
+told = {"hpo": 1, "step": budget, "metrics": metrics, "checkpoint": checkpoint}
+pathlib.Path(os.environ["HPO_TERMINATION_FILE"]).write_text(json.dumps(told) + "\\n")
 """
 
 
@@ -156,10 +198,23 @@ def shorter(cluster: Cluster, name: str, namespace: str, suffix: str) -> Object:
 
 @pytest.fixture(scope="module")
 def begun(cluster: Cluster, namespace: str, begin: Begin, started: float, volume: Path) -> dict[str, Object]:
-    """The examples, and a population of two generations, slow enough to be scraped; nothing disturbs them."""
+    """The examples, a population of two generations, slow enough to be scraped, and a program without the SDK for which its
+    checkpoints are copied; nothing disturbs them.
+    """
     generations = {"algorithm": {"pbt": {"population": 2}}, "budget": {"min": 8, "max": 16}, "parallelism": 2}
     population = study("population", namespace, GROWING, checkpoints=STORE, **generations)
-    studies = [population, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
+    unknowing = study(
+        "unknowing",
+        namespace,
+        UNKNOWING,
+        container={"image": images.PLAIN},
+        schedule={"halving": {"eta": 2, "iterations": 1}},
+        budget={"min": 1, "max": 2},
+        checkpoints={**STORE, "restore": "Copy"},
+        limits={"maxTrials": 20, "maxFailedTrials": 0},
+        parallelism=2,
+    )
+    studies = [population, unknowing, *(shorter(cluster, name, namespace, "undisturbed") for name in SHORTER)]
     return {each["metadata"]["name"]: begin(each) for each in studies}
 
 
@@ -233,6 +288,31 @@ def test_an_example_runs_to_its_end_on_a_GPU(operator: Installed, begun: dict[st
     assert (reason(ended), ended["status"]["trials"]["completed"]) == ("MaxTrialsReached", 6)
     assert {observed(each)["source"] for each in trials(operator.cluster, ended)} == {"TerminationMessage"}
     assert ended["status"]["gpuSeconds"] > 0
+
+
+def test_a_program_without_the_SDK_finds_its_donor_s_weights_and_may_do_with_them_what_it_likes(
+    operator: Installed, begun: dict[str, Object], volume: Path
+) -> None:
+    cluster = operator.cluster
+    ended = end_of(cluster, begun["unknowing"], PATIENCE)
+    *below, promoted = found = trials(cluster, ended)
+    assert {reason(each) for each in found} == {"Completed"}, [condition(each, "Succeeded")["message"] for each in found]
+    assert reason(ended) == "ScheduleFinished"
+    donor = below[promoted["spec"]["restoreFrom"]["number"]]
+    assert len(below) == 2
+    assert promoted["spec"]["restoreFrom"]["digest"] == donor["status"]["checkpoint"]["digest"]
+    assert promoted["status"]["restored"]["trialName"] == donor["metadata"]["name"]
+    told = {name: float(value) for name, value in observed(promoted)["metrics"].items()}
+    assert told["begun"] == 1, "the weights are its donor's"
+    assert (told["user"], told["copied_by"]) == (1234, 65532)
+
+    (pod,) = (each for each in pods(cluster, ended) if each["spec"].get("initContainers"))
+    (copying,) = pod["spec"]["initContainers"]
+    assert copying["image"] == images.OPERATOR
+    wait_for_trials(
+        cluster, ended, "the end of the cleanup", lambda all_: all(e["status"]["checkpoint"]["state"] != "Collecting" for e in all_)
+    )
+    assert [each.name for each in (volume / ended["metadata"]["uid"]).iterdir()] == [promoted["metadata"]["name"]]
 
 
 @pytest.mark.parametrize("name", SHORTER)

@@ -4,6 +4,7 @@ a population from the better one's, and what nothing needs goes.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ hpo.checkpoint.save_torch(step, net=net, optimizer=optimizer)
 hpo.report(step=step, loss=loss.item(), begun=begun, ended=weights())
 """
 EPOCHS = 45  # of a second each: time for somebody to interfere
+PROMOTED = 2  # of two rungs, the lower of which has two Trials
 QUEUES = "kueue.x-k8s.io/v1beta1"
 BUCKET = {"objectStore": {"uri": "s3://weights/team", "secretName": "rights"}}
 RIGHTS = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": "a secret of the team", "AWS_REGION": "us-east-1"}
@@ -113,6 +115,7 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
         "limits": {"maxTrials": 20, "maxFailedTrials": 0},
         "parallelism": 2,
     }
+    slow_at_last = {**halving, "budget": {"min": EPOCHS, "max": 2 * EPOCHS}}
     queued = study("queued", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS})
     queued["spec"]["template"]["job"]["metadata"] = {"labels": queue}
     studies = [
@@ -120,6 +123,7 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
         study("rising", namespace, CONTINUING % 0, checkpoints=STORE, **halving),
         with_scratch(study("stored", namespace, CONTINUING % 0, checkpoints=BUCKET, **halving)),
         study("copied", namespace, UNKNOWING, checkpoints={**STORE, "restore": "Copy"}, **halving),
+        study("promoted", namespace, CONTINUING % f"hpo.budget() > {EPOCHS}", checkpoints=STORE, **slow_at_last),
         study("evicted", namespace, CONTINUING % 1, checkpoints=STORE, budget={"max": EPOCHS}),
         with_scratch(
             study(
@@ -139,14 +143,14 @@ def begun(namespace: str, begin: Begin, volume: Path, bucket: Path, queue: dict[
     return {each["metadata"]["name"]: begin(each) for each in studies}
 
 
-def saved(volume: Path, study: Object) -> int:
-    """The newest step that a Study's first Trial has saved."""
+def saved(volume: Path, study: Object, trial: int = 0) -> int:
+    """The newest step that a Study's first Trial, or another one, has saved."""
     name, uid = study["metadata"]["name"], study["metadata"]["uid"]
-    return max((int(each.name[5:]) for each in (volume / uid / f"{name}-0").glob("step-*")), default=0)
+    return max((int(each.name[5:]) for each in (volume / uid / f"{name}-{trial}").glob("step-*")), default=0)
 
 
-def wait_for_three_epochs(cluster: Cluster, volume: Path, study: Object) -> None:
-    wait_until("three epochs", lambda: saved(volume, study) >= 3 and running(pods(cluster, study)), seconds=PATIENCE)
+def wait_for_three_epochs(cluster: Cluster, volume: Path, study: Object, trial: int = 0, begun: int = 0) -> None:
+    wait_until("three epochs", lambda: saved(volume, study, trial) >= begun + 3 and running(pods(cluster, study)), seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -164,22 +168,41 @@ def requeued(cluster: Cluster, namespace: str, begun: dict[str, Object], volume:
 
 
 @pytest.fixture(scope="module")
-def drained(cluster: Cluster, begun: dict[str, Object], requeued: int, volume: Path) -> int:
-    """The newest step that the evicted Trial had saved when its node was drained."""
+def drained(cluster: Cluster, begun: dict[str, Object], requeued: int, volume: Path) -> dict[str, int]:
+    """The newest steps that the evicted Trial and the promoted one had saved when their node was drained."""
+    wait_for_three_epochs(cluster, volume, begun["promoted"], PROMOTED, EPOCHS)
     wait_for_three_epochs(cluster, volume, begun["evicted"])
     try:
-        cluster.kubectl("drain", NODE, "--ignore-daemonsets", "--pod-selector=hpo.dev/study=evicted", "--timeout=60s")
+        selector = "--pod-selector=hpo.dev/study in (evicted, promoted)"
+        cluster.kubectl("drain", NODE, "--ignore-daemonsets", selector, "--timeout=60s")
     finally:
         cluster.kubectl("uncordon", NODE)
-    return saved(volume, begun["evicted"])
+    return {"evicted": saved(volume, begun["evicted"]), "promoted": saved(volume, begun["promoted"], PROMOTED)}
 
 
-def test_an_evicted_trial_goes_on_from_its_own_newest_checkpoint(cluster: Cluster, begun: dict[str, Object], drained: int) -> None:
+def test_an_evicted_trial_goes_on_from_its_own_newest_checkpoint(
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int]
+) -> None:
     ended = end_of(cluster, begun["evicted"], PATIENCE)
     (trial,) = trials(cluster, ended)
     assert (reason(trial), observed(trial)["step"]) == ("Completed", EPOCHS)
-    assert int(float(observed(trial)["metrics"]["begun"])) == drained >= 3
+    assert int(float(observed(trial)["metrics"]["begun"])) == drained["evicted"] >= 3
     assert ended["status"]["trials"]["failed"] == 0
+
+
+def test_a_promoted_trial_that_is_evicted_goes_on_from_its_own_newest_checkpoint_and_not_from_its_donor_s(
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int], volume: Path
+) -> None:
+    ended = end_of(cluster, begun["promoted"], PATIENCE)
+    assert (reason(ended), ended["status"]["trials"]["failed"]) == ("ScheduleFinished", 0)
+    found = trials(cluster, ended)
+    trial, donor = found[PROMOTED], found[PROMOTED]["spec"]["restoreFrom"]["number"]
+    assert len(found) == PROMOTED + 1
+    assert (reason(trial), observed(trial)["step"], trial["status"]["attempts"]) == ("Completed", 2 * EPOCHS, 2)
+    assert int(float(observed(trial)["metrics"]["begun"])) == drained["promoted"] >= EPOCHS + 3
+    weights = json.loads((volume / trial["status"]["checkpoint"]["path"] / "weights.json").read_text())
+    by_whom = [*((donor, step) for step in range(1, EPOCHS + 1)), *((PROMOTED, step) for step in range(EPOCHS + 1, 2 * EPOCHS + 1))]
+    assert [(who, step) for who, step in weights] == by_whom, "each step once"
 
 
 def test_a_trial_that_its_queue_has_evicted_goes_on_from_its_own_newest_checkpoint_once_it_is_admitted_again(
@@ -204,7 +227,7 @@ def donor_of(trial: Object, found: list[Object]) -> Object:
 
 @pytest.mark.parametrize("name", ["rising", "stored"])
 def test_a_promoted_trial_starts_from_its_donor_s_weights(
-    cluster: Cluster, begun: dict[str, Object], drained: int, name: str
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int], name: str
 ) -> None:
     ended = end_of(cluster, begun[name], PATIENCE)
     assert reason(ended) == "ScheduleFinished"
@@ -217,7 +240,7 @@ def test_a_promoted_trial_starts_from_its_donor_s_weights(
 
 
 def test_a_member_of_a_population_starts_from_the_better_one_s_network_to_the_last_bit(
-    cluster: Cluster, begun: dict[str, Object], drained: int
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int]
 ) -> None:
     ended = end_of(cluster, begun["learning"], PATIENCE)
     assert reason(ended) == "ScheduleFinished"
@@ -233,7 +256,7 @@ def test_a_member_of_a_population_starts_from_the_better_one_s_network_to_the_la
 
 
 def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_there(
-    cluster: Cluster, begun: dict[str, Object], drained: int
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int]
 ) -> None:
     ended = end_of(cluster, begun["copied"], PATIENCE)
     assert reason(ended) == "ScheduleFinished"
@@ -249,7 +272,7 @@ def test_a_program_that_knows_only_its_own_folder_finds_its_donor_s_weights_ther
 
 @pytest.mark.parametrize("name", ["rising", "stored", "learning"])
 def test_the_best_s_weights_stay_whole_and_the_others_are_gone(
-    cluster: Cluster, begun: dict[str, Object], drained: int, volume: Path, bucket: Path, name: str
+    cluster: Cluster, begun: dict[str, Object], drained: dict[str, int], volume: Path, bucket: Path, name: str
 ) -> None:
     ended = end_of(cluster, begun[name], PATIENCE)
     best = {each["number"] for each in ended["status"]["best"]}

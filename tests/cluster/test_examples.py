@@ -20,6 +20,7 @@ from tests.cluster.building import (
     observed,
     pods,
     running,
+    study,
 )
 from tests.cluster.conftest import Begin
 from tests.cluster.images import TRIAL
@@ -47,6 +48,14 @@ EXAMPLES = [
 ]
 TRIALS = 4
 
+# Two in each generation, one after the other, for a place that becomes free before is filled with more of the same.
+GENETIC = {
+    "parameters": [{"name": name, "float": {"min": 0, "max": 1}} for name in ("x", "y", "z", "w")],
+    "algorithm": {"ga": {"mode": "generational", "population": 2, "mutation": 0}},
+    "limits": {"maxTrials": 6},
+}
+DISTANCE = "import hpo; hpo.report(step=1, loss=sum(each * each for each in hpo.parameters().values()))"
+
 GPUS = "digits-mlp-gpus"
 EPOCHS = 120
 COLLEAGUE = "colleague"
@@ -54,11 +63,12 @@ COLLEAGUE = "colleague"
 
 @pytest.fixture(scope="module")
 def begun(cluster: Cluster, namespace: str, begin: Begin) -> dict[str, Object]:
-    """All examples, few Trials of each; and one of Trials with GPUs, which somebody else holds as yet."""
+    """All examples, few Trials of each; a genetic algorithm's generations; and Trials with GPUs, which somebody else holds yet."""
     found = {
         each.name: begin(example(cluster, each.name, namespace, **{"limits": {"maxTrials": TRIALS}, **each.smaller}))
         for each in EXAMPLES
     }
+    found["genetic"] = begin(study("genetic", namespace, DISTANCE, **GENETIC))
     cluster.api.create(a_pod_with_gpus(COLLEAGUE, namespace, cluster.gpus))
     found[GPUS] = begin(on_gpus(cluster, namespace))
     return found
@@ -130,6 +140,19 @@ def test_particles_move_from_where_their_trials_say_that_they_are(cluster: Clust
         before, (after, velocity) = found[particle, 0][0], found[particle, 1]
         assert velocity != 0.0
         assert after == pytest.approx(before + velocity, abs=1e-6)
+
+
+def test_children_have_their_parents_genes_and_their_trials_say_of_which_generation_they_are(
+    cluster: Cluster, begun: dict[str, Object]
+) -> None:
+    study = end_of(cluster, begun["genetic"], PATIENCE)
+    assert (reason(study), study["status"]["trials"]["completed"]) == ("MaxTrialsReached", 6)
+    found = trials(cluster, study)
+    assert [trial["spec"]["memo"] for trial in found] == [f"generation {each // 2}" for each in range(6)]
+    genes = [{(each["name"], each["value"]) for each in trial["spec"]["parameters"]} for trial in found]
+    for number in range(2, 6):
+        forefathers = set().union(*genes[: number - number % 2])
+        assert len(genes[number] - forefathers) <= 1, "a child that is like a parent is changed in one place"
 
 
 @pytest.fixture(scope="module")

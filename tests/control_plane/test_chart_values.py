@@ -213,6 +213,21 @@ def test_with_namespaces_nothing_is_the_clusters_whatever_else_is_made() -> None
     assert {each["metadata"]["namespace"] for each in scraping} == {"a", "b", SYSTEM}
 
 
+@pytest.mark.parametrize(
+    "image", [{}, {"tag": "1.2.3-torch"}, {"registry": "", "repository": "team/hpo"}, {"digest": f"sha256:{'a' * 64}"}]
+)
+def test_checkpoints_are_copied_by_the_operator_s_own_image_unless_the_installer_names_another(image: Object) -> None:
+    def images(**values: Any) -> tuple[str, str]:
+        made = Helm().template(values={"image": image, **values})
+        (container,) = of_kind(made, "Deployment")[RELEASE]["spec"]["template"]["spec"]["containers"]
+        settings = yaml.safe_load(of_kind(made, "ConfigMap")[RELEASE]["data"]["settings.yaml"])
+        return container["image"], settings["sdkImage"]
+
+    own, copying = images()
+    assert own == copying
+    assert images(sdkImage="trial:1") == (own, "trial:1")
+
+
 def test_a_changed_configuration_gives_the_bundled_Prometheus_another_pod() -> None:
     def checksum(**values: Any) -> str:
         made = of_kind(Helm().template(values={"bundledPrometheus": {"enabled": True, **values}}), "Deployment")

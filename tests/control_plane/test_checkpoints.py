@@ -14,7 +14,7 @@ import yaml
 from hpo_operator import cli
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.control_plane.building import POPULATION, claim, condition, number, reason, wait_for_condition
+from tests.control_plane.building import POPULATION, VERSION, claim, condition, number, reason, study, wait_for_condition
 from tests.control_plane.crowd import JOB, Crowd
 from tests.testbed import ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
@@ -32,12 +32,15 @@ HALVING: dict[str, Any] = {
 }
 CLEANUP = "hpo.dev/cleanup"
 PORT = 18081
+SDK_IMAGE = "registry.example/hpo-operator/operator:1"
 
 
 @pytest.fixture(scope="module")
 def running(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
     folder = tmp_path_factory.mktemp("operator")
-    with Crowd(bed(ControlPlane, ControlPlane), "checkpoints", folder, "--port", str(PORT)) as crowd:
+    settings = folder / "settings.yaml"
+    settings.write_text(f"{{port: {PORT}, sdkImage: {SDK_IMAGE}}}")
+    with Crowd(bed(ControlPlane, ControlPlane), "checkpoints", folder, "--config", str(settings)) as crowd:
         yield crowd
 
 
@@ -119,8 +122,19 @@ def test_a_promoted_trial_s_pod_sees_its_donor_s_folder_read_only_and_what_to_ex
         }
 
 
-def test_where_it_is_to_be_copied_the_api_server_takes_a_workload_that_copies_before_it_starts(crowd: Crowd) -> None:
-    wanted = continuing(crowd, "copying", checkpoints={"volumeClaim": {"name": "weights"}, "restore": "Copy"})
+def test_where_it_is_to_be_copied_a_namespace_of_restricted_pods_takes_one_that_copies_before_it_starts(crowd: Crowd) -> None:
+    namespace = crowd.namespace()
+    claim(crowd.plane, namespace)
+    restricted = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    crowd.api.patch("v1", "Namespace", namespace, restricted, namespace="")
+    kept = {"volumeClaim": {"name": "weights"}, "restore": "Copy"}
+    manifest = study("copying", namespace, says=SAVES, **{**HALVING, "checkpoints": kept})
+    pod = manifest["spec"]["template"]["job"]["spec"]["template"]["spec"]
+    pod["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    alone = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod["containers"][0]["securityContext"] = alone
+    crowd.plane.apply([manifest])
+    wanted = crowd.api.get(VERSION, "Study", "copying", namespace)
     crowd.end_of(wanted)
     copied = {}
     for trial in crowd.trials(wanted):
@@ -130,6 +144,7 @@ def test_where_it_is_to_be_copied_the_api_server_takes_a_workload_that_copies_be
         copied[number(trial)] = [each["command"][-1] for each in pod.get("initContainers", ())]
         for each in pod.get("initContainers", ()):
             assert each["volumeMounts"] == pod["containers"][0]["volumeMounts"]
+            assert (each["image"], each["securityContext"]) == (SDK_IMAGE, alone)
     assert copied == {each: ["restore"] if each > 3 else [] for each in range(7)}
 
 

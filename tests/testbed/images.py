@@ -93,7 +93,10 @@ def build(
     The base must have been built. A Dockerfile that runs pip needs a package index, so it is built outside of the enclosure.
     """
     _require(base)
-    command = ["bud", "--quiet", "--layers", "--tag", tag, "--file", str(dockerfile or context / "Dockerfile")]
+    dockerfile = dockerfile or context / "Dockerfile"
+    if "--mount=type=bind,from=" in dockerfile.read_text():
+        raise ValueError(f"{dockerfile}: mounts another stage, whose changes buildah would not see. COPY --from it.")
+    command = ["bud", "--quiet", "--layers", "--tag", tag, "--file", str(dockerfile)]
     for name, value in {"BASE": base.tag, **(arguments or {})}.items():
         command += ["--build-arg", f"{name}={value}"]
     with tempfile.TemporaryDirectory() as folder:

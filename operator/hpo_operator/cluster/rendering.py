@@ -325,7 +325,11 @@ def _mounts(study: Study, trial: Trial) -> list[Object]:
 
 
 def _add_restoring(wanted: Object, study: Study, trial: Trial, space: Space, image: str | None) -> None:
-    """What copies the donor's checkpoint before the programs of a pod start, as whoever they run as; several pods may at once."""
+    """What copies the donor's checkpoint before the programs of a pod start; several pods may at once.
+
+    It runs as whom the template names, be it a restricted pod or not, and as the image's own user where only the program's image
+    names one: by the folder's rights the SDK lets the program change what was copied. What is wrong it says on its log.
+    """
     if not is_copied_for(study, trial):
         return
     variables = {**_variables(study, trial, space), "HPO_TERMINATION_FILE": TERMINATION_FILE}
@@ -339,6 +343,7 @@ def _add_restoring(wanted: Object, study: Study, trial: Trial, space: Space, ima
             "env": [{"name": name, "value": _literal(value)} for name, value in variables.items()],
             "volumeMounts": _mounts(study, trial),
             "resources": COPYING,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             **{field: program[field] for field in inherited if field in program},
         }
         _append(pod["spec"], "initContainers", [container])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import sys
 
 import hpo
@@ -422,3 +423,41 @@ def test_a_program_that_finds_by_itself_what_was_copied_for_it_is_known_to_go_on
     saving = "import hpo; hpo.checkpoint.save(5, lambda folder: (folder / 'w').write_text('w'))"
     assert trial.python(saving).returncode == 0
     assert (trial.message["checkpoint"]["step"], trial.message["restored"]["from"]) == (5, "digits-3")
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o775, 0o664), (0o777, 0o666), (0o707, 0o646)], ids=oct)
+def test_what_the_command_has_copied_may_be_changed_by_whoever_may_write_to_the_folder(trial, donor, tmp_path, folder, file):
+    given(trial, donor, tmp_path)
+    own, group = tmp_path / "own", 12345 if os.geteuid() == 0 else os.getegid()
+    own.mkdir()
+    os.chown(own, -1, group)
+    own.chmod(folder)
+    for _ in range(2):  # a pod's containers may be started anew
+        assert restore(trial, donor).returncode == 0
+        of_files = {each: each.stat() for each in (own / ".lock", *own.rglob("step-4/**/*")) if each.is_file()}
+        of_folders = {each: each.stat() for each in (own / "step-4", own / "step-4" / "below")}
+        assert len(of_files) == 4
+        assert {stat.S_IMODE(each.st_mode) for each in of_files.values()} == {file}
+        assert {stat.S_IMODE(each.st_mode) for each in of_folders.values()} == {folder | 0o055}
+        if folder != 0o755:
+            assert {each.st_gid for each in (of_files | of_folders).values()} == {group}
+        assert stat.S_IMODE(own.stat().st_mode) == folder
+    assert stat.S_IMODE((donor.path / "model").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("whose", "act"), [("own", "write"), ("donor", "read")])
+def test_where_only_another_user_may_the_remedy_names_who_this_is(donor, own, monkeypatch, capsys, whose, act):
+    place, open_ = str({"own": own, "donor": donor.path}[whose]), os.open
+
+    def forbidden(path, *arguments):
+        if str(path).startswith(place):
+            raise PermissionError(13, "Permission denied", path)
+        return open_(path, *arguments)
+
+    monkeypatch.setattr(_checkpoints_reading, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 65532)
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises((checkpoint.CheckpointNotSaved, checkpoint.CheckpointNotLoaded)) as fault:
+        checkpoint.load()
+    remedy = f"User 65532 may not {act} there: run as the one who may (securityContext.runAsUser of the pod), or let others"
+    assert remedy in f"{fault.value}{capsys.readouterr().err}"

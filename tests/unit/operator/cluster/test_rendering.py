@@ -460,10 +460,19 @@ def test_where_it_is_copied_for_the_program_an_init_container_sees_what_the_prog
     assert "HPO_METRICS_PORT" not in variables(added)
 
 
-def test_the_installer_s_image_copies_where_programs_lack_the_sdk() -> None:
-    pod = rendered_to_copy(donor=7, sdk_image="sdk:1")["spec"]["template"]["spec"]
-    assert [each["image"] for each in pod["initContainers"]] == ["sdk:1"]
-    assert "imagePullPolicy" not in pod["initContainers"][0]
+def test_the_installer_s_image_copies_where_programs_lack_the_sdk_as_whom_the_template_names() -> None:
+    template, restricted = a_pod_template("main"), {"runAsUser": 7, "runAsGroup": 8, "capabilities": {"drop": ["ALL"]}}
+    template["spec"]["containers"][0] |= {"securityContext": restricted, "imagePullPolicy": "Always"}
+    template["spec"]["securityContext"] = {"runAsNonRoot": True, "fsGroup": 9}
+    wanted = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}}
+    pod = rendered_to_copy(wanted, donor=7, sdk_image="sdk:1")["spec"]["template"]["spec"]
+    (added,) = pod["initContainers"]
+    assert (added["image"], added["securityContext"]) == ("sdk:1", restricted)
+    assert "imagePullPolicy" not in added
+    assert pod["securityContext"] == {"runAsNonRoot": True, "fsGroup": 9}
+    (added,) = rendered_to_copy(donor=7, sdk_image="sdk:1")["spec"]["template"]["spec"]["initContainers"]
+    assert "securityContext" not in added, "nobody is made root who was not"
+    assert added["terminationMessagePolicy"] == "FallbackToLogsOnError", "what is wrong stands in the Trial's condition"
 
 
 def test_nothing_is_copied_for_a_trial_that_starts_from_nothing_or_copies_itself() -> None:
