@@ -100,12 +100,13 @@ def _restore(quiet: bool) -> int:
 
 
 def _prepare() -> None:
-    from hpo._checkpoints_store import hand_over
+    from hpo._checkpoints_store import hand_over, wait_until_flushed
     from hpo.checkpoint import load
 
     found = load()
     if found is not None and found.copied_from is not None:
         hand_over(found.path)
+        wait_until_flushed()
 
 
 def _become(program: list[str]) -> int:

@@ -1,7 +1,7 @@
 """How a Trial comes by the checkpoint that it starts from: its own newest, else a copy of its donor's, else none.
 
-A donor's checkpoint is a finished one of another Trial, mounted read-only, that never changes. It is copied aside, flushed,
-compared with the digest that was recorded when the donor saved it, and only then gets its name. What is missing or differs
+A donor's checkpoint is a finished one of another Trial, mounted read-only, that never changes. It is copied aside, compared with
+the digest that was recorded when the donor saved it, and only then gets its name. What is missing or differs
 is `DonorUnavailable`: starting from nothing in silence would hand the algorithm a result that means something else. What merely
 cannot be read says nothing of the donor, and nothing is held against it.
 """

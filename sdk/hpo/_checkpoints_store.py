@@ -43,6 +43,7 @@ _COMPLETE = re.compile(r"step-(0|[1-9]\d{0,15})")
 _LEFT_OVER = re.compile(r"\.step-\d+\.(tmp|gone)-[0-9a-f]+")
 
 LOCK = ".lock"
+_FLUSHER = "hpo-checkpoint-flush"
 
 # Whoever mounts the folder next may run as another user. Nobody but the owner writes.
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
@@ -163,15 +164,19 @@ class Store:
     def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom | None]) -> Manifest:
         """Makes one's own of another's checkpoint; `copy_file` writes one file to a path, or raises `Damaged` or `Unreadable`.
 
-        Raises `CheckpointNotSaved` too, and then nothing is left.
+        It reaches the disk while the program goes on, and before its process ends: a machine that dies before that loses nothing,
+        for what it leaves of the copy is told by its digests, and the other's is still there. Raises `CheckpointNotSaved` too, and
+        then nothing is left.
         """
         with self._begun(source.step) as folder, self._no_faults(source.step):
             for entry in source.files:
                 path = os.path.join(folder, entry.path)
                 os.makedirs(os.path.dirname(path), _FOLDER_MODE, exist_ok=True)
                 copy_file(entry, path)
-                _flush(path, _FILE_MODE)
-            return self._complete(folder, source._replace(copied_from=origin()))
+                _set_mode(path, _FILE_MODE)
+            made = self._complete(folder, source._replace(copied_from=origin()), flush=_set_mode)
+        flush_behind(self.path(made.step))
+        return made
 
     def prune(self) -> None:
         """Removes all but the newest complete checkpoints; a fault is told once, for nothing is lost by it."""
@@ -221,8 +226,10 @@ class Store:
         finally:
             _delete(folder)
 
-    def _complete(self, folder: str, manifest: Manifest) -> Manifest:
+    def _complete(self, folder: str, manifest: Manifest, flush: Callable[[str, int], None] | None = None) -> Manifest:
         """Writes the manifest and gives the folder its name, each only once all that it stands for is on the disk.
+
+        `flush` sees to that, and to the modes.
 
         Returns what stands under the name: what was saved under it meanwhile, by a signal handler or, where there are no
         locks, by another process, stays.
@@ -233,10 +240,11 @@ class Store:
             write_all(descriptor, manifest.as_json())
         finally:
             os.close(descriptor)
-        _flush(draft, _FILE_MODE)
+        flush = flush or _flush
+        flush(draft, _FILE_MODE)
         os.replace(draft, os.path.join(folder, MANIFEST))
         for below, _, _ in os.walk(folder, topdown=False):
-            _flush(below, _FOLDER_MODE)
+            flush(below, _FOLDER_MODE)
         target = self.path(manifest.step)
         if os.path.lexists(target) and not stands(os.path.join(target, MANIFEST)):
             self.remove(manifest.step)  # something of that name, but no checkpoint
@@ -246,7 +254,7 @@ class Store:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             manifest = read_manifest(target)
-        _flush(self.folder)
+        flush(self.folder, stat.S_IMODE(os.stat(self.folder).st_mode))
         return manifest
 
     def _hidden(self, step: int, purpose: str) -> str:
@@ -286,13 +294,12 @@ def write_compared(content: Iterator[bytes], entry: Entry, path: str) -> None:
     size, sha256 = 0, hashlib.sha256()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with _flushing(descriptor, entry.size):
-            for chunk in content:
-                size += len(chunk)
-                if size > entry.size:
-                    break  # no need to fill the disk with what is not wanted
-                sha256.update(chunk)
-                write_all(descriptor, chunk)
+        for chunk in content:
+            size += len(chunk)
+            if size > entry.size:
+                break  # no need to fill the disk with what is not wanted
+            sha256.update(chunk)
+            write_all(descriptor, chunk)
     finally:
         os.close(descriptor)
     check_content(entry, (size, sha256.hexdigest()))
@@ -340,6 +347,30 @@ def _flush(path: str, mode: int | None = None) -> None:
         os.close(descriptor)
 
 
+def flush_behind(folder: str) -> None:
+    """Flushes a complete checkpoint to the disk in a thread of its own, for which the process waits when it ends."""
+
+    def flush() -> None:
+        try:
+            for below, _, names in os.walk(folder):
+                for path in (*(os.path.join(below, name) for name in names), below):
+                    _flush(path)
+            _flush(os.path.dirname(folder))
+        except FileNotFoundError:
+            pass  # it has been removed, since a newer one is there
+        except OSError as error:
+            note(f"{folder} may not survive this machine ({error})")
+
+    threading.Thread(target=flush, name=_FLUSHER, daemon=False).start()
+
+
+def wait_until_flushed() -> None:
+    """Waits for what is being flushed: before a process becomes another program, which ends its threads."""
+    for thread in threading.enumerate():
+        if thread.name == _FLUSHER:
+            thread.join()
+
+
 @contextmanager
 def _flushing(descriptor: int, size: int) -> Iterator[None]:
     """Flushes a large file while it is written or read, so that little is left to wait for at the end: raises `OSError`.
@@ -358,7 +389,7 @@ def _flushing(descriptor: int, size: int) -> Iterator[None]:
         except OSError as fault:
             faults.append(fault)
 
-    flusher = threading.Thread(target=flush, name="hpo-checkpoint-flush", daemon=True)
+    flusher = threading.Thread(target=flush, daemon=True)
     flusher.start()
     try:
         yield

@@ -15,7 +15,7 @@ from hashlib import sha256
 import hpo
 import pytest
 from hpo import _checkpoints_store, _report, checkpoint
-from hpo._checkpoints_manifest import Entry, read_manifest, verify
+from hpo._checkpoints_manifest import read_manifest, verify
 from hpo._message import LONGEST_CHECKPOINTS, LONGEST_LINE, Restored, Saved, Summary, result_line
 
 from tests.unit.sdk.conftest import anew
@@ -320,8 +320,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(full_disk, monke
     assert checkpoint.save(2, text("small")).step == 2
 
 
-def test_a_fault_of_the_disk_while_a_large_file_is_copied_is_not_lost(tmp_path, monkeypatch):
-    failed, fsync = threading.Event(), os.fsync
+def test_a_fault_of_the_disk_while_a_large_file_is_flushed_is_not_lost(tmp_path, monkeypatch):
+    failed, fsync, read = threading.Event(), os.fsync, os.read
 
     def fails_once(descriptor):  # as Linux does: who flushes next is told that all is well
         if not failed.is_set():
@@ -329,14 +329,15 @@ def test_a_fault_of_the_disk_while_a_large_file_is_copied_is_not_lost(tmp_path, 
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(descriptor)
 
-    def content():
-        yield data
+    def reads_when_it_has_failed(descriptor, size):
         assert failed.wait(60)
+        return read(descriptor, size)
 
+    (tmp_path / "model").write_bytes(bytes(_checkpoints_store._LARGE))
     monkeypatch.setattr("os.fsync", fails_once)
-    data = bytes(_checkpoints_store._LARGE)
+    monkeypatch.setattr("os.read", reads_when_it_has_failed)
     with pytest.raises(OSError, match="Input/output error"):
-        _checkpoints_store.write_compared(content(), Entry("model", len(data), sha256(data).hexdigest()), str(tmp_path / "model"))
+        _checkpoints_store._flushed(str(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(own, tmp_path):

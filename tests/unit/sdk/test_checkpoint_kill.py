@@ -1,15 +1,18 @@
 """kill -9 at every change of a file: what stands under a checkpoint's name is always whole, and nothing that returned is lost."""
 
+import errno
 import json
 import os
 import random
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 
 import pytest
-from hpo import _checkpoints_store, _environment, _report, checkpoint
+from hpo import _checkpoints_command, _checkpoints_store, _environment, _report, checkpoint
 from hpo._checkpoints_manifest import read_manifest, verify
 
 # All by which this package and shutil change files; `open` only where it may make one.
@@ -92,6 +95,7 @@ def write_two_files(folder, step):
 
 def loads(tell):
     found = checkpoint.load()
+    _checkpoints_store.wait_until_flushed()
     return found and [found.step, found.copied_from, found.digest]
 
 
@@ -262,11 +266,64 @@ def test_the_folder_gets_its_name_when_every_file_the_manifest_and_every_folder_
     assert stat.S_ISDIR((tmp_path / "own" / "step-1").stat().st_mode)
 
 
-def test_a_copy_gets_its_name_when_every_file_of_it_is_on_the_disk(tmp_path, happened, monkeypatch):
+@pytest.fixture
+def donor(tmp_path, happened, monkeypatch):
+    """The folder of a checkpoint that this Trial starts from; what has happened to make it is forgotten."""
     saved = checkpoint.save(1, lambda folder: write_two_files(folder, 1))
     saved.path.rename(tmp_path / "donor")
     for name, value in {"DIR": tmp_path / "donor", "STEP": 1, "DIGEST": saved.digest}.items():
         monkeypatch.setenv(f"HPO_RESTORE_{name}", str(value))
     happened.clear()
+    return tmp_path / "donor"
+
+
+COPIED = {"model", "below/moments", "manifest.json", "below", ""}
+
+
+ENDS_AT_ONCE = """
+import os, time
+import hpo.checkpoint
+
+def slow(descriptor, fsync=os.fsync):
+    time.sleep(0.1)
+    fsync(descriptor)
+    print(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+os.fsync = slow
+print("begun from", hpo.checkpoint.load().step)
+"""
+
+
+def test_a_program_begins_before_its_copy_is_on_the_disk_and_its_process_does_not_end_before(tmp_path, donor):
+    done = subprocess.run([sys.executable, "-c", ENDS_AT_ONCE], capture_output=True, text=True, check=True)
+    begun, *flushed = done.stdout.splitlines()
+    assert begun == "begun from 1"
+    own = str(tmp_path / "own")
+    assert set(flushed) == {own, *(os.path.normpath(f"{own}/step-1/{path}") for path in COPIED)}
+
+
+def test_a_program_that_knows_only_its_folder_begins_when_its_copy_is_on_the_disk(happened, donor):
+    assert _checkpoints_command._restore(quiet=True) == 0
+    assert {path for what, path in happened if what == "flushed"} == {path or "/" for path in COPIED}
+
+
+@pytest.mark.parametrize("lost", [["manifest.json"], ["model"], ["model", "manifest.json"], ["below/moments"]])
+def test_of_a_copy_that_a_machine_took_with_it_before_it_was_on_the_disk_nothing_is_believed(tmp_path, donor, lost, monkeypatch):
+    copied = checkpoint.load()
+    _checkpoints_store.wait_until_flushed()
+    for name in lost:  # what is left of files that were renamed and not flushed
+        (copied.path / name).chmod(0o600)
+        (copied.path / name).write_bytes(b"")
+    monkeypatch.setattr(checkpoint, "_reached", {})
+    assert checkpoint.load().digest == copied.digest
+    assert_whole(tmp_path / "own")
+
+
+def test_a_copy_that_cannot_be_flushed_is_told_of(donor, monkeypatch, capfd):
+    def fails(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
     assert checkpoint.load().step == 1
-    assert happened == IN_ORDER
+    _checkpoints_store.wait_until_flushed()
+    assert "step-1 may not survive this machine" in capfd.readouterr().err
