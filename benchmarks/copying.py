@@ -2,10 +2,10 @@
 
     python -m benchmarks.copying [--folder /mnt/weights] [--mebibytes 512] [--rounds 7]
 
-`hpo.checkpoint` copies a donor's checkpoint aside, compares it on the way with the digest that was recorded, and renames it; then the
-program goes on, while the copy is flushed to the disk. By hand the former is `cp` and a digest of the copy, and all of it has `sync`
-between them. All are done in turn in one run, so that the ratio of their medians says the same on a machine that is busy or has a
-slow disk. 0.7 or more of plain `cp` with a digest is wanted.
+`hpo.checkpoint` copies a donor's checkpoint aside, compares it on the way with the digest that was recorded, and renames it;
+then the program goes on, while the copy is flushed to the disk. By hand the former is `cp` and a digest of the copy, and all of it
+has `sync` between them. All are done in turn in one run, so that the ratio of their medians says the same on a machine that is busy
+or has a slow disk. 0.7 or more of plain `cp` with a digest is wanted.
 """
 
 from __future__ import annotations
