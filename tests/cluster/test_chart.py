@@ -340,7 +340,7 @@ def test_a_Study_runs_on_while_the_chart_is_upgraded_and_its_operator_killed(
         if reason(each) == "Completed":
             assert observed(each)["metrics"]["loss"] == repr(x + 1 / each["spec"]["budget"])
         else:
-            assert (reason(each), x > 0.8) == ("ProgramFailed", True)
+            assert (reason(each), x > 0.8) == ("ProgramFailed", True), condition(each, "Succeeded")["message"]
 
 
 def test_an_algorithm_on_torch_is_refused_by_the_small_image_and_runs_on_the_one_that_has_it(
