@@ -36,7 +36,7 @@ def test_rungs_divide_the_largest_budget(low: int, high: int, eta: int, expected
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(2, 16))
-def test_rungs_ascend_from_at_least_min_to_max_and_are_the_integers_next_to_a_geometric_series(low: int, width: int, eta: int) -> None:
+def test_rungs_ascend_from_min_to_max_as_the_integers_next_to_a_geometric_series(low: int, width: int, eta: int) -> None:
     budgets = rungs(low, low + width, eta)
     assert low <= budgets[0]
     assert budgets[-1] == low + width
