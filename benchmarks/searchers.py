@@ -152,7 +152,7 @@ class SMACHyperband:
     def ask(self) -> Job | None:
         info = self._facade.ask()
         params = plain(dict(info.config))
-        return Job(str(params), params, int(info.budget or self._high), info)
+        return Job(str(params), params, round(info.budget or self._high), info)
 
     def tell(self, job: Job, loss: float) -> None:
         from smac.runhistory import TrialValue
@@ -199,7 +199,7 @@ class HpBandSter:
 
     def _job(self, run: Any) -> Job:
         identity, config, budget = run
-        return Job(identity, plain(config), max(int(budget), 1), run)
+        return Job(identity, plain(config), max(round(budget), 1), run)
 
     def tell(self, job: Job, loss: float) -> None:
         from hpbandster.core.dispatcher import Job as Ran

@@ -9,17 +9,18 @@ from hpo_algorithms.trials import State, Trial
 
 
 def rungs(min_budget: int, max_budget: int, eta: int) -> tuple[int, ...]:
-    """max // eta^s for s = s_max … 0, where s_max is the largest s with min * eta^s <= max; ascending.
+    """max / eta^s to the nearest integer for s = s_max … 0, where s_max is the largest s with min * eta^s <= max; ascending.
 
-    Logarithms in floating point would lose a rung (log 243 / log 3 is 4.999…), hence the multiplication.
+    Logarithms in floating point would lose a rung (log 243 / log 3 is 4.999…), hence the multiplication. Rounded down, the lowest
+    rung would be too low by up to a half, and the first epoch of a training often says nothing of the others.
 
-    >>> rungs(1, 81, 3)
-    (1, 3, 9, 27, 81)
+    >>> rungs(1, 81, 3), rungs(1, 52, 3)
+    ((1, 3, 9, 27, 81), (2, 6, 17, 52))
     """
     powers = [1]
     while min_budget * powers[-1] * eta <= max_budget:
         powers.append(powers[-1] * eta)
-    return tuple(max_budget // power for power in reversed(powers))
+    return tuple((2 * max_budget + power) // (2 * power) for power in reversed(powers))
 
 
 def fit_to_rise(trials: Iterable[Trial]) -> list[Trial]:

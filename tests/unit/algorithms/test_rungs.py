@@ -22,7 +22,9 @@ from tests.unit.algorithms.histories import done, failed
         (1, 243, 3, (1, 3, 9, 27, 81, 243)),  # log(243) / log(3) is 4.999… in floating point
         (1, 1000, 10, (1, 10, 100, 1000)),  # and log(1000) / log(10) 2.999…
         (3, 81, 3, (3, 9, 27, 81)),
-        (1, 100, 3, (1, 3, 11, 33, 100)),
+        (1, 100, 3, (1, 4, 11, 33, 100)),
+        (1, 52, 3, (2, 6, 17, 52)),  # 1.93, which is not 1
+        (1, 5, 2, (1, 3, 5)),
         (2, 27, 3, (3, 9, 27)),
         (4, 9, 3, (9,)),
         (7, 7, 2, (7,)),
@@ -34,12 +36,13 @@ def test_rungs_divide_the_largest_budget(low: int, high: int, eta: int, expected
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(2, 16))
-def test_rungs_ascend_from_at_least_min_to_max(low: int, width: int, eta: int) -> None:
+def test_rungs_ascend_from_min_to_max_as_the_integers_next_to_a_geometric_series(low: int, width: int, eta: int) -> None:
     budgets = rungs(low, low + width, eta)
     assert low <= budgets[0]
     assert budgets[-1] == low + width
-    assert all(above // eta == below for below, above in pairwise(budgets))
-    assert budgets[0] // eta < low
+    assert all(below < above for below, above in pairwise(budgets))
+    assert all(abs(budget * eta**s - budgets[-1]) * 2 <= eta**s for s, budget in enumerate(reversed(budgets)))
+    assert low * eta ** len(budgets) > budgets[-1]
 
 
 def test_trials_rise_by_loss_then_by_number_and_those_without_a_result_never() -> None:
