@@ -7,6 +7,7 @@ import json
 import re
 
 from hpo_operator import conditions as c
+from hpo_operator.cluster import sources
 from hpo_operator.resources import Condition
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +60,13 @@ def test_what_to_do_about_every_reason_stands_in_the_page_on_troubleshooting() -
     assert len(reasons) > 40
     rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert reasons - {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set()
+
+
+def test_what_every_reason_of_a_source_of_metrics_means_stands_in_the_page_on_metrics() -> None:
+    reasons = {value for value in vars(sources).values() if isinstance(value, str) and WORD.fullmatch(value)}
+    assert len(reasons) == 6
+    rows = re.findall(r"^\| \w+ \| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert reasons == set(rows)
 
 
 def test_every_reason_is_one_word_and_stands_in_one_group_only() -> None:

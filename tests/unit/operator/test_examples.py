@@ -8,12 +8,13 @@ import pytest
 from hpo_algorithms import Space
 from hpo_operator import conditions as c
 from hpo_operator.local.runner import LocalRunner
-from hpo_operator.manifests import read_file, study_document
+from hpo_operator.manifests import read_documents, read_file, study_document
 from hpo_operator.validation import notes, read_study
 
 from tests.unit.operator.local_studies import without_a_worker
 
-EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/study.yaml"))
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted(ROOT.glob("examples/*/study.yaml"))
 SHOWN = {"digits-svm", "pso-svm", "digits-mlp", "digits-pbt", "digits-pb2", "command-line-program"}
 
 
@@ -30,6 +31,13 @@ def data(path):
 def container(data):
     (only,) = data["spec"]["template"]["job"]["spec"]["template"]["spec"]["containers"]
     return only
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])
+def test_the_Study_that_a_page_begins_with_is_valid(page):
+    shown = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (study,) = (each for each in shown if "kind: Study\n" in each)
+    assert notes(read_study(study_document(read_documents(study, page), page).data).spec) == []
 
 
 def test_the_examples_that_the_documentation_shows_are_there():
