@@ -33,9 +33,10 @@ lint: $(VENV)/.test  ## Style, layers and types
 	$(BIN)/python -m helm.generate --check
 	$(BIN)/mypy
 
+# Not --quiet, which would hide the warnings from --strict as well.
 .PHONY: docs
 docs: $(VENV)/.docs  ## Build the site of the documentation, in build/site; a link or a heading that is not there is an error
-	@echo "== Documentation: not --quiet, which would hide the warnings from --strict as well"
+	@echo "== Documentation"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "== build/site/index.html"
 
@@ -106,12 +107,12 @@ endef
 
 .PHONY: sbom
 sbom: build/sbom/.done  ## Write build/*.cdx.json: what the operator's and the trial image hold besides Python, with versions and licences
-	$(call write-sbom,hpo-operator,./sdk '.[operator]',pyproject.toml)
+	$(call write-sbom,hpo-operator,'./sdk[object-store]' '.[operator]',pyproject.toml)
 	$(call write-sbom,hpo-operator-trial,'./sdk[object-store]' scikit-learn,sdk/pyproject.toml)
 
 .PHONY: sbom-torch
 sbom-torch: build/sbom/.done  ## The same of the operator's image with torch: reads PyTorch's index, as its Dockerfile does
-	$(call write-sbom,hpo-operator-torch,--constraint constraints-torch.txt --extra-index-url https://download.pytorch.org/whl/cpu ./sdk '.[operator$(comma)torch]',pyproject.toml)
+	$(call write-sbom,hpo-operator-torch,--constraint constraints-torch.txt --extra-index-url https://download.pytorch.org/whl/cpu './sdk[object-store]' '.[operator$(comma)torch]',pyproject.toml)
 
 build/sbom/.done: constraints.txt
 	rm -rf build/sbom && $(PYTHON) -m venv build/sbom

@@ -26,6 +26,8 @@ from hpo._checkpoints_restore import copy
 from hpo._checkpoints_store import Store, wait_until_flushed
 from hpo._environment import Donor
 
+BY_HAND = {"hpo.checkpoint": "cp, digest", "hpo.checkpoint, flushed": "cp, sync, digest"}
+
 
 def by_hand(source: Path, target: Path, *, flushed: bool) -> None:
     """cp, sync if it is to be flushed, and the SHA-256 of what was written."""
@@ -59,8 +61,6 @@ def main(given: Sequence[str] | None = None) -> float:
     parser.add_argument("--mebibytes", type=int, default=512, help="of one checkpoint, in four files")
     parser.add_argument("--rounds", type=int, default=7, help="each copies both ways")
     wanted = parser.parse_args(given)
-    labels = ("cp, digest", "hpo.checkpoint", "cp, sync, digest", "hpo.checkpoint, flushed")
-    times: dict[str, list[float]] = {label: [] for label in labels}
     with tempfile.TemporaryDirectory(dir=wanted.folder) as name:
         folder, there = Path(name), Path(name) / "there"
         (folder / "donor").mkdir()
@@ -73,11 +73,12 @@ def main(given: Sequence[str] | None = None) -> float:
         manifest = Store(str(folder / "donor"), 2).write(1, write)
         donor = folder / "donor" / "step-1"
         ways: dict[str, Callable[[], None]] = {
-            labels[0]: lambda: by_hand(donor, there, flushed=False),
-            labels[1]: lambda: by_the_sdk(donor, folder / "own", manifest, flushed=False),
-            labels[2]: lambda: by_hand(donor, there, flushed=True),
-            labels[3]: lambda: by_the_sdk(donor, folder / "own", manifest, flushed=True),
+            "cp, digest": lambda: by_hand(donor, there, flushed=False),
+            "hpo.checkpoint": lambda: by_the_sdk(donor, folder / "own", manifest, flushed=False),
+            "cp, sync, digest": lambda: by_hand(donor, there, flushed=True),
+            "hpo.checkpoint, flushed": lambda: by_the_sdk(donor, folder / "own", manifest, flushed=True),
         }
+        times: dict[str, list[float]] = {label: [] for label in ways}
         for turn in range(wanted.rounds + 1):
             for label, way in ways.items():
                 taken = seconds(way)
@@ -87,11 +88,12 @@ def main(given: Sequence[str] | None = None) -> float:
                     times[label].append(taken)
     speeds = {label: wanted.mebibytes / statistics.median(each) for label, each in times.items()}
     print("| | MiB/s, median | slowest to fastest | of what is done by hand |\n|---|---|---|---|")
-    for place, (label, each) in enumerate(times.items()):
+    shares = {label: speeds[label] / speeds[hand] for label, hand in BY_HAND.items()}
+    for label, each in times.items():
         slowest, fastest = wanted.mebibytes / max(each), wanted.mebibytes / min(each)
-        share = f"{speeds[label] / speeds[labels[place - 1]]:.2f}" if place % 2 else ""
+        share = f"{shares[label]:.2f}" if label in shares else ""
         print(f"| {label} | {speeds[label]:.0f} | {slowest:.0f} to {fastest:.0f} | {share} |")
-    return speeds[labels[1]] / speeds[labels[0]]
+    return shares["hpo.checkpoint"]
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ class Store:
                 os.makedirs(os.path.dirname(path), _FOLDER_MODE, exist_ok=True)
                 copy_file(entry, path)
                 _set_mode(path, _FILE_MODE)
-            made = self._complete(folder, source._replace(copied_from=origin()), flush=_set_mode)
+            made = self._complete(folder, source._replace(copied_from=origin()), flushed=False)
         flush_behind(self.path(made.step))
         return made
 
@@ -226,10 +226,10 @@ class Store:
         finally:
             _delete(folder)
 
-    def _complete(self, folder: str, manifest: Manifest, flush: Callable[[str, int], None] | None = None) -> Manifest:
+    def _complete(self, folder: str, manifest: Manifest, *, flushed: bool = True) -> Manifest:
         """Writes the manifest and gives the folder its name, each only once all that it stands for is on the disk.
 
-        `flush` sees to that, and to the modes.
+        The latter unless `flushed` is False: then somebody sees to that afterwards.
 
         Returns what stands under the name: what was saved under it meanwhile, by a signal handler or, where there are no
         locks, by another process, stays.
@@ -240,11 +240,11 @@ class Store:
             write_all(descriptor, manifest.as_json())
         finally:
             os.close(descriptor)
-        flush = flush or _flush
-        flush(draft, _FILE_MODE)
+        settle = _flush if flushed else _set_mode
+        settle(draft, _FILE_MODE)
         os.replace(draft, os.path.join(folder, MANIFEST))
         for below, _, _ in os.walk(folder, topdown=False):
-            flush(below, _FOLDER_MODE)
+            settle(below, _FOLDER_MODE)
         target = self.path(manifest.step)
         if os.path.lexists(target) and not stands(os.path.join(target, MANIFEST)):
             self.remove(manifest.step)  # something of that name, but no checkpoint
@@ -254,7 +254,8 @@ class Store:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             manifest = read_manifest(target)
-        flush(self.folder, stat.S_IMODE(os.stat(self.folder).st_mode))
+        if flushed:
+            _flush(self.folder)
         return manifest
 
     def _hidden(self, step: int, purpose: str) -> str:

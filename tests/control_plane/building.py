@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.testbed import ControlPlane, Object, binaries, wait_until
+from tests.testbed.control_plane import DEFINITION
 from tests.testbed.errors import BuildFailed, MissingTool
 from tests.testbed.simulation import DELAY, OPTIMUM
 
@@ -206,7 +207,7 @@ FOREIGN = {
 
 def define(plane: ControlPlane, name: str) -> None:
     """Defines a kind that nothing runs. The test is skipped where its definition cannot be had; in CI that is a failure."""
-    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is not None:
+    if plane.api.find(*DEFINITION, name, namespace="") is not None:
         return
     module, path = FOREIGN[name]
     try:

@@ -17,7 +17,7 @@ from tests.control_plane.proxy import Proxy
 from tests.testbed import ControlPlane
 from tests.testbed.binaries import sources
 from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
-from tests.testbed.control_plane import STUDIES
+from tests.testbed.control_plane import DEFINITION, STUDIES
 from tests.testbed.fixtures import Bed
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -182,7 +182,7 @@ def team(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for Studies."""
     name = re.sub("[^a-z]+", "-", request.node.name.lower()).strip("-")[-40:].strip("-")
     yield plane.create_namespace(name)
-    if plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", "studies.hpo.dev", namespace=""):
+    if plane.api.find(*DEFINITION, "studies.hpo.dev", namespace=""):
         plane.api.delete_all(VERSION, "Study", name)
     plane.api.delete_all("batch/v1", "Job", name)
     plane.api.delete("v1", "Namespace", name, namespace="")

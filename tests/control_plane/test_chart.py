@@ -20,7 +20,7 @@ from tests.control_plane.conftest import Install
 from tests.control_plane.operator_process import RBAC, USER, OperatorProcess
 from tests.testbed import ApiError, CommandFailed, ControlPlane, Object, controllers, wait_until
 from tests.testbed.charts import CHART, RELEASE, SYSTEM, Helm
-from tests.testbed.control_plane import STUDIES
+from tests.testbed.control_plane import DEFINITION, STUDIES
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
 from tests.testbed.simulation import DELAY, NEVER, of_trial
@@ -351,7 +351,7 @@ def test_the_definitions_go_with_the_chart_where_it_is_told_so(plane: ControlPla
 
 def defined(plane: ControlPlane, name: str) -> bool:
     try:
-        return plane.api.find("apiextensions.k8s.io/v1", "CustomResourceDefinition", name, namespace="") is not None
+        return plane.api.find(*DEFINITION, name, namespace="") is not None
     except ApiError:
         return True
 

@@ -18,7 +18,7 @@ import yaml
 
 from . import network
 from .binaries import program, sources
-from .control_plane import ControlPlane
+from .control_plane import DEFINITION, ControlPlane
 from .processes import wait_until
 
 _NOT_HERE = re.compile(r"^kind: (Deployment|APIService)$", re.MULTILINE)
@@ -84,7 +84,7 @@ def install(plane: ControlPlane, controller: Controller) -> None:
     shipped = plane.kubectl("kustomize", str(sources(controller.name) / "config" / "default"))
     documents = [_at(controller, each) for each in shipped.split("\n---\n") if not _NOT_HERE.search(each)]
     plane.kubectl("apply", "--server-side", "--filename", "-", input="\n---\n".join(documents))
-    for each in plane.api.objects("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+    for each in plane.api.objects(*DEFINITION):
         plane.wait_until_served(each["metadata"]["name"])
     folder = plane.state / controller.name
     certificates = folder / "tmp" / _CERTIFICATES

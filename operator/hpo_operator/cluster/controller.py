@@ -312,12 +312,12 @@ class Controller:
     async def _list(self, state: StudyState, study: Study) -> None:
         """What belongs to the Study, from the API server itself: what is not in it is absent."""
         assert study.status.seed is not None
-        if state.consultant is None and will_ask(study):
-            state.consultant = _consultant_of(state, study, study.status.seed)
-            state.consultant.start()  # gets ready while the Trials are listed
-            self._set_timer(state, CONSULTANT_IDLE_SECONDS, StudyState.close)
         ledger = state.ledger
         if ledger is None:
+            if state.consultant is None and will_ask(study):
+                state.consultant = _consultant_of(state, study, study.status.seed)
+                state.consultant.start()  # gets ready while the Trials are listed
+                self._set_timer(state, CONSULTANT_IDLE_SECONDS, StudyState.close)
             ledger = Ledger(study.spec, problem_of(study.spec, study.status.seed).space, created=study.status.trials.created)
         state.claims = await claimed_gpus(self._client, study, self._gpu_classes)
         await list_everything(self._client, self.store, state, state.kind.served, ledger)
