@@ -138,8 +138,14 @@ def fleet() -> dashboard.Dashboard:
     made.with_panel(_curves("Proposals", "How long 99 of 100 answers of an algorithm take.", {"{{algorithm}}": asking}, unit="s"))
     requests = "sum by (verb, code) (rate(hpo_apiserver_requests_total[$__rate_interval]))"
     made.with_panel(_curves("Requests to the API server", "In a second.", {"{{verb}} {{code}}": requests}, unit="reqps"))
-    queue = {"Studies that wait": "max(hpo_queue_depth)", "seconds of the oldest": "max(hpo_queue_oldest_seconds)"}
-    made.with_panel(_curves("Queue", "Studies that wait for their turn, and for how long the first of them has.", queue))
+    queue = {
+        "Studies that wait": "max(hpo_queue_depth)",
+        "seconds of the oldest": "max(hpo_queue_oldest_seconds)",
+        "seconds of the longest look": "max(hpo_queue_longest_look_seconds)",
+    }
+    made.with_panel(
+        _curves("Queue", "Studies that wait for their turn, for how long the first of them has, and one looked at.", queue)
+    )
     silence = "max by (resource) (hpo_watch_silent_seconds)"
     made.with_panel(_curves("Watches", "Seconds since each said anything.", {"{{resource}}": silence}, unit="s"))
     memory = {"memory": "max(process_resident_memory_bytes and on (instance, job) hpo_build_info)"}

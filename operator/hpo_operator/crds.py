@@ -77,7 +77,7 @@ def trial_crd() -> Schema:
         "selectableFields": [{"jsonPath": ".spec.studyRef.name"}, {"jsonPath": ".spec.number"}],
         "additionalPrinterColumns": [
             _column("State", STATE, "Where the Trial stands: the reason of its condition Succeeded."),
-            _column("Objective", ".status.observation.metrics[0].value", "The first objective."),
+            _column("Objective", ".status.observation.objective", "The first objective."),
             _column("Step", ".status.observation.step", "The last step that was reported.", "integer"),
             _column("Budget", ".spec.budget", "How far it trains.", "integer"),
             _column("Parameters", PARAMETERS, "What it tries."),

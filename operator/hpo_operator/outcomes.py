@@ -107,9 +107,11 @@ def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:
             values[objective.metric] = objective_value(objective, report.metrics[objective.metric])
     first = [metric for metric in metrics_wanted(spec) if metric in values]
     names = list(dict.fromkeys([*first, *sorted(filter(_writable, values))]))[:MAX_METRICS]
+    first_objective = values.get(spec.objectives[0].metric)
     return Observation(
         source=workload.source,
         step=report.step,
+        objective=None if first_objective is None else format_number(first_objective),
         metrics=tuple(NamedValue(name=name, value=format_number(values[name])) for name in names),
         curve=tuple(CurvePoint(step=step, value=format_number(value)) for step, value in thinned(workload.curve)),
     )

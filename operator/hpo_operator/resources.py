@@ -460,6 +460,7 @@ class Observation(Observed):
 
     source: Literal["TerminationMessage", "Log", "Prometheus", "Report"] = Field(description="Where the result was read.")
     step: Count | None = Field(None, description="The last step that was reported.")
+    objective: Text | None = Field(None, description="The first objective, where it was reported.")
     metrics: tuple[NamedValue, ...] = Field((), max_length=64, description="The result, objectives first.")
     curve: tuple[CurvePoint, ...] = Field((), max_length=64, description="The learning curve, thinned evenly.")
 

@@ -449,6 +449,8 @@ def test_a_result_is_evidence_as_it_was_reported(scene: Scene, crowd: Crowd) -> 
     ended = crowd.end_of(scene.ways)
     found = {each["spec"]["number"]: metrics_of(each) for each in crowd.trials(ended)}
     assert found[4] == {"accuracy": "0.5"}
+    objectives = {each["spec"]["number"]: each["status"].get("observation", {}).get("objective") for each in crowd.trials(ended)}
+    assert objectives == {number: metrics.get("loss") for number, metrics in found.items()}  # another metric is none
     assert found[5] == {"loss": "NaN"}
     best = min((0, 8), key=lambda number: float(found[number]["loss"]))
     assert ended["status"]["best"][0]["number"] == best

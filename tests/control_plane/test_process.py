@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.control_plane.building import PATIENCE, VERSION, end_of, reason, study, trials, wait_for_condition
 from tests.control_plane.conftest import Operators
 from tests.control_plane.crowd import JOB, Crowd, metrics_of
-from tests.control_plane.operator_process import NAME, RBAC, OperatorProcess
+from tests.control_plane.operator_process import NAME, RBAC, USER, OperatorProcess
 from tests.testbed import CommandFailed, ControlPlane, MissingTool, Object, ProcessDied, wait_until
 from tests.testbed.binaries import program
 from tests.testbed.fixtures import Bed
@@ -251,6 +252,45 @@ def test_the_values_are_those_of_the_status_of_each_Study(told: Told, crowd: Cro
     assert value(found, "hpo_studies", namespace=NAMESPACE, reason=reason(told.ended)) == 1
 
 
+RESOURCES = {"Study": "studies", "Trial": "trials", "Job": "jobs", "Pod": "pods", "Event": "events"}
+
+
+def test_requests_are_counted_as_the_API_server_counts_them(crowd: Crowd) -> None:
+    def counted() -> Counter[tuple[str, str, str]]:
+        found: Counter[tuple[str, str, str]] = Counter()
+        for each in families()["hpo_apiserver_requests_total"].samples:
+            if not each.name.endswith("_created") and each.labels["kind"] in RESOURCES:
+                found[each.labels["verb"], RESOURCES[each.labels["kind"]], each.labels["code"]] += int(each.value)
+        return found
+
+    def answered() -> Counter[tuple[str, str, str]]:
+        own = [each for each in crowd.plane.requests() if (each.user, each.namespace) == (USER, NAMESPACE)]
+        return Counter((each.verb, each.resource, str(each.code)) for each in own if each.verb != "watch")
+
+    def agree() -> Counter[tuple[str, str, str]] | None:
+        before, found, after = answered(), counted(), answered()
+        seen = Counter({key: count for key, count in found.items() if key[0] != "watch"})
+        return found if before == seen == after else None
+
+    found = wait_until("the same counts", agree, seconds=PATIENCE)
+    assert found["create", "trials", "201"] >= 4 + 5
+    assert all(found["watch", each, "200"] for each in ("studies", "trials", "jobs", "pods"))  # told of before they end
+
+
+def test_each_watch_is_heard_in_each_namespace_that_is_named(crowd: Crowd) -> None:
+    heard = [each.labels for each in families()["hpo_watch_silent_seconds"].samples]
+    assert sorted(each["resource"] for each in heard) == ["jobs", "pods", "studies", "trials"]
+    assert {each["namespace"] for each in heard} == {NAMESPACE}
+
+
+def test_looks_and_proposals_are_timed(crowd: Crowd) -> None:
+    found = families()
+    for name, labels in (("hpo_reconcile_duration_seconds", {}), ("hpo_proposal_duration_seconds", {"algorithm": "random"})):
+        sums = {each.name: each.value for each in found[name].samples if each.labels == labels}
+        assert sums[f"{name}_count"] >= 3
+        assert 0 < sums[f"{name}_sum"] / sums[f"{name}_count"] < PATIENCE
+
+
 def test_no_label_names_a_Trial(crowd: Crowd) -> None:
     labels = {label for each in families().values() for sample in each.samples for label in sample.labels.values()}
     assert [each for each in labels if re.search(r"(ended|failing|going)-\d", each)] == []
@@ -325,9 +365,19 @@ def test_every_line_of_the_log_is_JSON_and_names_the_Study_that_it_is_about(crow
     crowd.end_of(wanted)
     lines = [json.loads(line) for line in crowd.operator.said().splitlines() if not line.startswith("---")]  # that is the harness
     assert all(line.keys() >= {"time", "level", "message"} for line in lines)
-    about = [line for line in lines if line.get("study") == f"{NAMESPACE}/taken"]
-    assert {line["level"] for line in about} == {"WARNING"}
+    about = [line for line in lines if line.get("study") == f"{NAMESPACE}/taken" and line["level"] == "WARNING"]
+    assert {line.get("trial") for line in about} == {f"{NAMESPACE}/taken-0"}
     assert all("Job taken-0 belongs to somebody else" in line["message"] for line in about)
+
+
+def test_the_log_tells_of_each_Trial_that_ends_and_names_it(told: Told, crowd: Crowd) -> None:
+    def ends() -> dict[str, str]:
+        lines = [json.loads(line) for line in crowd.operator.said().splitlines() if not line.startswith("---")]
+        about = [line for line in lines if line.get("study") == f"{NAMESPACE}/ended" and "trial" in line]
+        return {line["trial"]: line["message"].partition(":")[0] for line in about}
+
+    wanted = {f"{NAMESPACE}/{each['metadata']['name']}": reason(each) for each in crowd.trials(told.ended)}
+    wait_until("all lines", lambda: ends() == wanted, seconds=PATIENCE)
 
 
 # Last, since repeats are told only after half a minute

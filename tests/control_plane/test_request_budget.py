@@ -6,6 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 
 import pytest
+from hpo_operator.cluster.rendering import STUDY_UID_LABEL
 
 from tests.control_plane.building import end_of, no_workloads, study, trials, wait_for_study
 from tests.control_plane.conftest import Operators
@@ -71,6 +72,12 @@ def test_nothing_is_read_that_the_watches_tell(undisturbed: Undisturbed) -> None
     first = next(place for place, each in enumerate(undisturbed.requests) if each.verb == "create" and each.resource == "trials")
     assert undisturbed.count("get", "trials") + undisturbed.count("get", "jobs") + undisturbed.count("get", "pods") == 0
     assert [each for each in undisturbed.requests[first:] if each.verb in ("get", "list")] == []
+
+
+def test_of_workloads_and_pods_the_operator_hears_of_its_own_only(undisturbed: Undisturbed) -> None:
+    others = [each for each in undisturbed.requests if each.verb in ("list", "watch") and each.resource in ("jobs", "pods")]
+    assert {each.verb for each in others} == {"list", "watch"}
+    assert {each.selector.partition("=")[0] for each in others} == {STUDY_UID_LABEL}
 
 
 def test_the_first_Trials_all_stand_before_the_first_workload(undisturbed: Undisturbed) -> None:

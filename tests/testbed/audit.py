@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
@@ -37,7 +38,10 @@ POLICY = yaml.safe_dump(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One finished request. `time` is RFC 3339 with microseconds; `subresource` is "status" for a status write."""
+    """One finished request. `time` is RFC 3339 with microseconds; `subresource` is "status" for a status write.
+
+    `selector` are the labels by which a list or a watch chooses.
+    """
 
     user: str
     verb: str
@@ -47,6 +51,7 @@ class Request:
     name: str
     code: int
     time: str
+    selector: str
 
     @property
     def is_write(self) -> bool:
@@ -76,4 +81,5 @@ def _request(event: dict[str, Any]) -> Request:
         name=subject.get("name", ""),
         code=event.get("responseStatus", {}).get("code", 0),
         time=event["stageTimestamp"],
+        selector=parse_qs(urlsplit(event["requestURI"]).query).get("labelSelector", [""])[0],
     )

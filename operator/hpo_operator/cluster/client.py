@@ -13,6 +13,7 @@ import orjson
 from kubernetes.aio.client import ApiClient
 
 Object = dict[str, Any]
+Request = tuple[str, str, int]  # verb, kind, and the status of the answer, 0 where there was none
 
 CONNECT_SECONDS, REQUEST_SECONDS = 10.0, 30.0
 PAGE = 500
@@ -60,11 +61,11 @@ EVENTS = Kind("v1", "Event", "events")
 
 
 class Client:
-    """The few verbs that the operator needs. `requests` counts (verb, kind, status code) since the start."""
+    """The few verbs that the operator needs. `requests` counts what was asked since the start."""
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
-        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.requests: Counter[Request] = Counter()
 
     async def create(self, kind: Kind, namespace: str, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}

@@ -101,14 +101,14 @@ class Controller:
                 self.queue.done(uid)
                 self.queue.forget(uid)
                 continue
-            since = time.monotonic()
+            since, about = time.monotonic(), state.failure[1] if state.failure else None
             try:
                 await self._look(state)
             except (RequestFailed, NameConflict) as failure:
-                self._refused(state, failure)
+                self._refused(state, failure, about)
             except Exception:
                 delay = self.queue.failed(uid)
-                log.exception("unexpected error; trying again in %.1f s", delay, extra=_keys(state))
+                log.exception("unexpected error; trying again in %.1f s", delay, extra=state.keys(about))
             else:
                 if not state.requests:
                     self.queue.forgive(uid)
@@ -120,8 +120,8 @@ class Controller:
         """Plan, and begin what is decided."""
         if state.raw["metadata"].get("deletionTimestamp"):
             return  # its Trials and their workloads go with it
-        failure, state.failure = state.failure, None
-        if failure is not None:
+        if state.failure is not None:
+            (failure, _), state.failure = state.failure, None
             state.failed_at, state.wanted = time.monotonic(), []
             raise failure
         if not await self._prepare(state):
@@ -216,7 +216,9 @@ class Controller:
         found = c.put(study.status.conditions, c.ACCEPTED, "True", c.VALID, "", datetime.now(UTC), study.metadata.generation)
         selector = f"{STUDY_UID_LABEL}={study.metadata.uid}"
         await self._write(state, StudyStatus(seed=seed, conditions=found, selector=selector, template_hash=_digest(study)))
-        self._recorder.record(state.raw, "Normal", c.ACCEPTED, f"The Study is accepted; its seed is {seed}.")
+        message = f"The Study is accepted; its seed is {seed}."
+        log.info("%s: %s", c.ACCEPTED, message, extra=state.keys())
+        self._recorder.record(state.raw, "Normal", c.ACCEPTED, message)
         return True
 
     async def _recall(self, state: StudyState, study: Study) -> str:
@@ -298,6 +300,7 @@ class Controller:
         status = rejected(study, Refusal(reason, message), datetime.now(UTC))
         if status != study.status:
             await self._write(state, status)
+            log.warning("%s: %s", reason, message, extra=state.keys())
             self._recorder.record(state.raw, "Warning", reason, message)
         if state.raw["metadata"].get("generation") == study.metadata.generation:
             state.invalid, state.study, state.edited = message, None, False
@@ -417,7 +420,7 @@ class Controller:
         self.queue.add(state.uid)
         self._set_timer(state, CONSULTANT_IDLE_SECONDS, StudyState.close)
         if answer.error:
-            log.warning("the algorithm failed: %s", answer.error, extra=_keys(state))
+            log.warning("the algorithm failed: %s", answer.error, extra=state.keys())
             self._recorder.record(state.raw, "Warning", c.ALGORITHM_ERROR, answer.error)
             if not answer.proposals and not answer.finished:
                 self._set_timer(state, ALGORITHM_RETRY_SECONDS, self._ask_again)
@@ -432,8 +435,8 @@ class Controller:
         state.consultation = None
         self.queue.add(state.uid)
 
-    def _refused(self, state: StudyState, failure: RequestFailed | NameConflict) -> None:
-        """A request failed: try again later, and where it was a creation that was refused, say so in the Study."""
+    def _refused(self, state: StudyState, failure: RequestFailed | NameConflict, about: int | None) -> None:
+        """A request, about a Trial perhaps, failed: try again later, and where it was a creation that was refused, say so."""
         accepted = state.study is not None and state.study.status.seed is not None
         if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create" or not accepted):
             delay = self.queue.failed(state.uid, failure.retry_after)
@@ -445,7 +448,7 @@ class Controller:
             state.refusal = Refusal(reason, message, datetime.now(UTC) + timedelta(seconds=delay))
             self.queue.done(state.uid)
             self.queue.add(state.uid)  # to write it, and to go on with what runs; creations themselves wait for their time
-        log.warning("%s; trying again in %.1f s", failure, delay, extra=_keys(state))
+        log.warning("%s; trying again in %.1f s", failure, delay, extra=state.keys(about))
 
 
 def _reason(error: InvalidInput) -> str:
@@ -465,7 +468,3 @@ def _digest(study: Study) -> str:
     """The hash of a Study's template."""
     template = json.dumps(study.spec.template.manifest(), sort_keys=True)
     return hashlib.sha256(template.encode()).hexdigest()
-
-
-def _keys(state: StudyState) -> dict[str, str]:
-    return {"study": f"{state.namespace}/{state.name}"}

@@ -8,6 +8,7 @@ number, each acknowledged before the next.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -36,14 +37,16 @@ from hpo_operator.planner import (
 )
 from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
 
+log = logging.getLogger("hpo_operator")
+
 REFUSED_FOR_GOOD = (400, 422)  # the object itself is refused; a quota or a missing right (403) may be mended
 # For so long at most a Trial's workload waits for the Trials that are created together with it: while none of the Study's runs, and
 # while some do, whose places it is to take when they end.
 TOGETHER_SECONDS, REFILL_SECONDS = 5.0, 0.3
 STATUS, CLEANUP = "status", "cleanup"  # requests that are not about one Trial that there is, as CREATION
 
-
 TOLD = c.FAILURES | c.INFEASIBILITIES | c.LOSSES | {c.EARLY_STOPPED, c.DONOR_UNAVAILABLE, c.UNSCHEDULABLE, c.IMAGE_PULL}
+LOGGED = TOLD | {c.COMPLETED, c.CANCELED}
 
 
 class NameConflict(Exception):
@@ -114,7 +117,8 @@ class Executor:
             self._queue.forgive(state.uid)
         except Exception as failure:
             if state.failure is None and since > state.failed_at:  # those under way with it are part of the same trouble
-                state.failure = failure
+                about = state.ledger.created if key == CREATION and state.ledger is not None else key
+                state.failure = failure, about if isinstance(about, int) else None
         finally:
             work.close()
             del state.requests[key]
@@ -214,18 +218,17 @@ class Executor:
     async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
         assert state.ledger is not None
         known = state.ledger.trials.get(number)
-        name = await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status))
-        if name:
-            self._tell_trial(state, name, status)
+        if await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status)):
+            self._tell_trial(state, number, status)
 
     async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
         await self._patch_trial(state, number, {"checkpoint": record.manifest()})
 
-    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> str:
-        """Write fields of a Trial's status; gives its name, empty when somebody else has changed or deleted it meanwhile."""
+    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> bool:
+        """Write fields of a Trial's status; whether they stand: somebody else may have changed or deleted it meanwhile."""
         assert state.ledger is not None
         if number not in state.ledger.trials:
-            return ""
+            return False
         name = state.ledger.trials[number].metadata.name
         try:
             stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
@@ -233,9 +236,9 @@ class Executor:
             if failure.status not in (404, 409):
                 raise
             await self._refresh_trial(state, number, name)
-            return ""
+            return False
         state.put_trial(stored)
-        return name
+        return True
 
     async def _collect(self, state: StudyState, numbers: Sequence[int]) -> None:
         """Start the removal of checkpoints, or adopt the one that is at work. That it is refused keeps no Trial from running."""
@@ -293,15 +296,18 @@ class Executor:
         state.put_study(stored)
         self._tell_study(state, before, status)
 
-    # Events, all about the Study: an undisturbed Trial costs none
+    # The log, and Events, all about the Study: an undisturbed Trial costs a line and no Event
 
-    def _tell_trial(self, state: StudyState, name: str, status: TrialStatus) -> None:
+    def _tell_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
         for type_ in (c.SUCCEEDED, c.RUNNING):
             found = c.condition(status.conditions, type_)
-            if found is not None and found.reason in TOLD:
+            if found is None or found.reason not in LOGGED:
+                continue
+            log.info("%s: %s", found.reason, found.message, extra=state.keys(number))
+            if found.reason in TOLD:
                 kind: Any = "Normal" if found.reason == c.EARLY_STOPPED else "Warning"
-                self._recorder.record(state.raw, kind, found.reason, f"{name}: {found.message or found.reason}")
-                return
+                self._recorder.record(state.raw, kind, found.reason, f"{state.name}-{number}: {found.message or found.reason}")
+            return
 
     def _tell_study(self, state: StudyState, before: StudyStatus, after: StudyStatus) -> None:
         for type_ in (c.PROGRESSING, c.METRICS_AVAILABLE, c.SUCCEEDED):
@@ -312,6 +318,7 @@ class Executor:
                 continue  # only that it is away, or back
             bad = new.status == "False" and new.reason not in (c.SUSPENDED, c.TRIALS_PENDING)
             self._recorder.record(state.raw, "Warning" if bad else "Normal", new.reason, new.message or new.reason)
+            log.log(logging.WARNING if bad else logging.INFO, "%s: %s", new.reason, new.message or type_, extra=state.keys())
 
 
 def _replacing(known: Object, status: StudyStatus | TrialStatus) -> Object:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import kopf
 
-from hpo_operator.cluster.client import STUDIES
+from hpo_operator.cluster.client import STUDIES, Request
 from hpo_operator.cluster.store import Store
 
 SERVER_SECONDS = 240  # a watch ends and begins anew, before load balancers cut it off without a word
@@ -24,25 +25,32 @@ SILENT_SECONDS = SERVER_SECONDS + 2 * INACTIVE_SECONDS  # none was opened for so
 
 
 class Watches:
-    """When each watch was last opened or said something, by the plural of its kind."""
+    """When each watch was last opened or said something, by the plural of its kind and the namespace, empty where it is of all."""
 
-    def __init__(self) -> None:
-        self.heard: dict[str, float] = {}
+    def __init__(self, namespaces: Sequence[str] = ()) -> None:
+        self.namespaces = tuple(namespaces)
+        self.heard: dict[tuple[str, str], float] = {}
 
-    def hear(self, plural: str) -> None:
-        self.heard[plural] = time.monotonic()
+    def begin(self, plural: str) -> None:
+        """From now on something is to be heard of a kind."""
+        for namespace in self.namespaces or ("",):
+            self.hear(plural, namespace)
 
-    def silent(self) -> Mapping[str, float]:
+    def hear(self, plural: str, namespace: str) -> None:
+        """An object of this namespace was told of, or its watch was opened."""
+        self.heard[plural, namespace if self.namespaces else ""] = time.monotonic()
+
+    def silent(self) -> Mapping[tuple[str, str], float]:
         """The watches that cannot be alive any more, and for how many seconds nothing was heard of them."""
         now = time.monotonic()
-        return {plural: now - heard for plural, heard in self.heard.items() if now - heard > SILENT_SECONDS}
+        return {watched: now - heard for watched, heard in self.heard.items() if now - heard > SILENT_SECONDS}
 
 
-def registry(store: Store, watches: Watches, wake: Callable[[str], None]) -> kopf.OperatorRegistry:
-    """The handler of Studies. `wake` is called with the uid of each one that has news."""
+def registry(store: Store, watches: Watches, wake: Callable[[str], None], requests: Counter[Request]) -> kopf.OperatorRegistry:
+    """The handler of Studies. `wake` is called with the uid of each one that has news; `requests` counts what kopf asks for."""
     found = kopf.OperatorRegistry()
-    kopf.on.login(registry=found)(_login(watches))
-    watches.hear(STUDIES.plural)
+    kopf.on.login(registry=found)(_login(watches, requests))
+    watches.begin(STUDIES.plural)
     group, _, version = STUDIES.api_version.rpartition("/")
     kopf.on.event(group, version, STUDIES.plural, id="watch-studies", registry=found)(_handler(store, watches, wake))
     return found
@@ -73,14 +81,14 @@ def in_cluster() -> bool:
 
 def _handler(store: Store, watches: Watches, wake: Callable[[str], None]) -> Any:
     async def handler(type: str | None, body: kopf.Body, **_: Any) -> None:
-        watches.hear(STUDIES.plural)
+        watches.hear(STUDIES.plural, body.metadata.namespace or "")
         wake(store.study(type, dict(body)))
 
     return handler
 
 
-def _login(watches: Watches) -> Any:
-    """kopf's own login, with a session that tells when a watch has been opened."""
+def _login(watches: Watches, requests: Counter[Request]) -> Any:
+    """kopf's own login, with a session that counts its requests and tells when a watch has been opened."""
 
     async def login(**kwargs: Any) -> kopf.AiohttpSession | None:
         find: Any = kopf.login_with_service_account if in_cluster() else kopf.login_with_kubeconfig
@@ -88,16 +96,30 @@ def _login(watches: Watches) -> Any:
         if info is None:
             return None
         trace = aiohttp.TraceConfig()
-        trace.on_request_end.append(opened)
+        trace.on_request_end.append(answered)
+        trace.on_request_exception.append(failed)
         connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
         session = aiohttp.ClientSession(connector=connector, headers=info.as_http_headers(), trace_configs=[trace])
         return kopf.AiohttpSession(server=info.server, default_namespace=info.default_namespace, aiohttp_session=session)
 
-    async def opened(_: aiohttp.ClientSession, __: SimpleNamespace, ended: aiohttp.TraceRequestEndParams) -> None:
-        if ended.url.query.get("watch") == "true" and ended.response.status == 200:
-            watches.hear(ended.url.path.rpartition("/")[2])
+    async def answered(_: aiohttp.ClientSession, __: SimpleNamespace, ended: aiohttp.TraceRequestEndParams) -> None:
+        verb, kind = _asked(ended)
+        requests[verb, kind, ended.response.status] += 1
+        if verb == "watch" and ended.response.status == 200:
+            namespace = ended.url.path.partition("/namespaces/")[2].partition("/")[0]
+            watches.hear(STUDIES.plural, namespace)
+
+    async def failed(_: aiohttp.ClientSession, __: SimpleNamespace, ended: aiohttp.TraceRequestExceptionParams) -> None:
+        requests[*_asked(ended), 0] += 1
 
     return login
+
+
+def _asked(ended: aiohttp.TraceRequestEndParams | aiohttp.TraceRequestExceptionParams) -> tuple[str, str]:
+    """The verb and the kind of a request of kopf's: Studies, or what the API server serves."""
+    if ended.url.path.rpartition("/")[2] != STUDIES.plural:
+        return "get", "APIResourceList"
+    return "watch" if ended.url.query.get("watch") == "true" else "list", STUDIES.kind
 
 
 class _NoEssence(kopf.DiffBaseStorage):

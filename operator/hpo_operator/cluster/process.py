@@ -45,7 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         client = Client(await stack.enter_async_context(ApiClient(await _configuration())))
         store = Store(Source(configured=settings.prometheus is not None))
-        registry, watches = CollectorRegistry(), informer.Watches()
+        registry, watches = CollectorRegistry(), informer.Watches(settings.namespaces)
         recorder = Recorder(client)
         kinds = [JOB, *settings.workload_kinds]
         controller = Controller(
@@ -65,7 +65,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             source = Prometheus(settings.prometheus, await stack.enter_async_context(aiohttp.ClientSession()))
         gatherer = Gatherer(client, store, source, controller.queue.add)
         controller.gatherer = gatherer
-        handlers = informer.registry(store, watches, controller.queue.add)
+        handlers = informer.registry(store, watches, controller.queue.add, client.requests)
         if settings.port:
             registry.register(telemetry.StoreCollector(controller, client, watches))
             ProcessCollector(registry=registry)
@@ -90,9 +90,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 log.warning("%s; the watches will tell", failure)
             workloads = [(kind, store.workload, STUDY_UID_LABEL) for kind in served]
             for kind, take, label in [(TRIALS, store.trial, ""), (PODS, store.pod, STUDY_UID_LABEL), *workloads]:
-                hear = partial(watches.hear, kind.plural)
-                hear()
+                watches.begin(kind.plural)
                 for namespace in settings.namespaces or (None,):
+                    hear = partial(watches.hear, kind.plural, namespace or "")
                     watch = Watch(client, kind, namespace, label, take, controller.queue.add, hear, controller.compare)
                     working.append(group.create_task(watch.run(informer.SERVER_SECONDS, informer.INACTIVE_SECONDS)))
             await watching

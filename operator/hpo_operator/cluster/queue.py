@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -18,7 +18,7 @@ class WorkQueue(Generic[K]):
     def __init__(self) -> None:
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: dict[K, float] = {}
-        self._working: set[K] = set()
+        self._working: dict[K, float] = {}
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
         self._timers: dict[K, tuple[float, asyncio.TimerHandle]] = {}
@@ -35,7 +35,12 @@ class WorkQueue(Generic[K]):
     @property
     def oldest_age(self) -> float:
         """How long the key that waits longest has waited, in seconds."""
-        return float(max((self._now() - since for since in self._waiting.values()), default=0.0))
+        return self._oldest(self._waiting)
+
+    @property
+    def longest_work(self) -> float:
+        """How long the key that is worked on longest has been, in seconds."""
+        return self._oldest(self._working)
 
     def add(self, key: K) -> None:
         """Look at a key as soon as possible: not before its back-off is over."""
@@ -61,7 +66,7 @@ class WorkQueue(Generic[K]):
         """The next key; `done` or `failed` must follow."""
         key = await self._ready.get()
         self._waiting.pop(key, None)
-        self._working.add(key)
+        self._working[key] = self._now()
         return key
 
     def done(self, key: K, rest: float = 0.0) -> None:
@@ -76,7 +81,7 @@ class WorkQueue(Generic[K]):
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
         delay: float = max(min(FIRST_BACKOFF * 2.0**count, LAST_BACKOFF), at_least)
-        self._working.discard(key)
+        self._working.pop(key, None)
         self._again.discard(key)
         if key in self._timers:
             self._timers.pop(key)[1].cancel()
@@ -96,7 +101,7 @@ class WorkQueue(Generic[K]):
             self._timers.pop(key)[1].cancel()
 
     def _release(self, key: K) -> None:
-        self._working.discard(key)
+        self._working.pop(key, None)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -105,6 +110,9 @@ class WorkQueue(Generic[K]):
         self._timers.pop(key, None)
         self._held.discard(key)
         self.add(key)
+
+    def _oldest(self, since: Mapping[K, float]) -> float:
+        return self._now() - min(since.values()) if since else 0.0
 
     @staticmethod
     def _now() -> float:

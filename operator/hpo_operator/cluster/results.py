@@ -101,10 +101,10 @@ class Gatherer:
         except SourceFailed as failure:
             before, state.source = state.source, state.source.failed(now, str(failure), failure.refused)
             if before.error != state.source.error:
-                log.warning("%s", failure, extra=_keys(state))
+                log.warning("%s", failure, extra=state.keys())
         else:
             if state.source.away_since is not None:
-                log.info("Prometheus answers again", extra=_keys(state))
+                log.info("Prometheus answers again", extra=state.keys())
             self._take(state, runs, answer)
             interval = timedelta(seconds=spec.metrics.interval_seconds)
             since = min((run.started for run in runs.values() if run.finished is None), default=None)
@@ -126,7 +126,7 @@ class Gatherer:
                 if found.metrics:
                     state.logged[number] = found
         except (RequestFailed, logs.SearchFailed) as failure:
-            log.warning("Trial %d: %s", number, failure, extra=_keys(state))
+            log.warning("the log cannot be searched: %s", failure, extra=state.keys(number))
         finally:
             self._reading.discard((state.uid, number))
         state.logs_read.add(number)
@@ -171,7 +171,7 @@ class Gatherer:
             if (found := answer.trials.get(number)) is not None:
                 state.live[number] = Live(found.curve, found.report)
         for warning in answer.warnings:
-            log.warning("Prometheus warns: %s", warning, extra=_keys(state))
+            log.warning("Prometheus warns: %s", warning, extra=state.keys())
 
     def _forget_the_deleted(self) -> None:
         studies = self._store.studies
@@ -186,7 +186,7 @@ class Gatherer:
                 try:
                     await work
                 except Exception:
-                    log.exception("unexpected error while results were gathered", extra=_keys(state))
+                    log.exception("unexpected error while results were gathered", extra=state.keys())
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
@@ -215,7 +215,3 @@ def _names(state: StudyState, number: int) -> list[str]:
 
 def _is_active(state: StudyState | None, number: object) -> bool:
     return state is not None and state.ledger is not None and number in state.ledger.active
-
-
-def _keys(state: StudyState) -> dict[str, str]:
-    return {"study": f"{state.namespace}/{state.name}"}

@@ -71,7 +71,8 @@ class StudyState:
     `earlier` is what the Studies that it names have found, None until they were looked for.
 
     `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
-    next. `failure` is what went wrong with one since the Study was last looked at, which was last so at `failed_at`.
+    next. `failure` is what went wrong with one since the Study was last looked at, and with which Trial; that was last so at
+    `failed_at`.
     """
 
     namespace: str
@@ -113,8 +114,13 @@ class StudyState:
     requests: dict[int | str, asyncio.Task[None]] = field(default_factory=dict)
     limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
     wanted: list[Trial] = field(default_factory=list)
-    failure: Exception | None = None
+    failure: tuple[Exception, int | None] | None = None
     failed_at: float = 0.0
+
+    def keys(self, number: int | None = None) -> dict[str, str]:
+        """The keys of a line of the log about the Study, or about one of its Trials."""
+        study = f"{self.namespace}/{self.name}"
+        return {"study": study} if number is None else {"study": study, "trial": f"{study}-{number}"}
 
     def view(self, now: datetime, max_pending: MaxPending | None = None) -> View:
         """What the planner gets to see."""

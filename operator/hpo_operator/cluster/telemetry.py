@@ -24,7 +24,7 @@ from hpo_operator.cluster.store import StudyState
 from hpo_operator.resources import Limits
 from hpo_operator.workloads import Phase
 
-STUCK_SECONDS = 300.0  # a Study that has waited this long for its turn never gets it
+STUCK_SECONDS = 300.0  # a Study that has waited this long for its turn never gets it, and a look of this length never ends
 
 
 class StoreCollector:
@@ -83,9 +83,11 @@ class StoreCollector:
         queue = self._controller.queue
         yield GaugeMetricFamily("hpo_queue_depth", "Studies that wait for their turn.", len(queue))
         yield GaugeMetricFamily("hpo_queue_oldest_seconds", "How long the first of them has waited.", queue.oldest_age)
-        silence = GaugeMetricFamily("hpo_watch_silent_seconds", "Since a watch was opened or said anything.", labels=["resource"])
-        for plural, heard in self._watches.heard.items():
-            silence.add_metric([plural], time.monotonic() - heard)
+        yield GaugeMetricFamily("hpo_queue_longest_look_seconds", "How long a Study has been looked at by now.", queue.longest_work)
+        labels = ["resource", "namespace"]
+        silence = GaugeMetricFamily("hpo_watch_silent_seconds", "Since a watch was opened or said anything.", labels=labels)
+        for watched, heard in self._watches.heard.items():
+            silence.add_metric(watched, time.monotonic() - heard)
         yield silence
         requests = CounterMetricFamily("hpo_apiserver_requests", "Requests to the API server.", labels=["verb", "kind", "code"])
         for (verb, kind, code), count in self._client.requests.items():
@@ -95,10 +97,14 @@ class StoreCollector:
 
 def health(controller: Controller, watches: Watches) -> str:
     """Why the process should be restarted; empty when it need not be."""
-    for plural, seconds in watches.silent().items():
-        return f"the watch of {plural} has said nothing for {seconds:.0f} s"
-    if controller.queue.oldest_age > STUCK_SECONDS:
-        return f"a Study has waited for its turn for {controller.queue.oldest_age:.0f} s"
+    for (plural, namespace), seconds in watches.silent().items():
+        where = f" in namespace {namespace}" if namespace else ""
+        return f"the watch of {plural}{where} has said nothing for {seconds:.0f} s"
+    queue = controller.queue
+    if queue.oldest_age > STUCK_SECONDS:
+        return f"a Study has waited for its turn for {queue.oldest_age:.0f} s"
+    if queue.longest_work > STUCK_SECONDS:
+        return f"a Study has been looked at for {queue.longest_work:.0f} s"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,16 +16,28 @@ from hpo_operator.cluster.telemetry import STUCK_SECONDS, serve
 from prometheus_client import CollectorRegistry
 
 
-def health(monkeypatch: pytest.MonkeyPatch, *, silent: float = 0.0, waiting: float = 0.0) -> tuple[int, Any]:
-    """What is answered where a watch has been silent, and a Study has waited, for so many seconds."""
-    watches, queue = Watches(), WorkQueue[str]()
-    watches.hear("studies")
-    watches.heard["pods"] = time.monotonic() - silent
-    monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: 0.0))
-    queue.add("a-study")
-    monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: waiting))
+def health(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    namespaces: Sequence[str] = (),
+    silent: float = 0.0,
+    waiting: float = 0.0,
+    looked_at: float = 0.0,
+) -> tuple[int, Any]:
+    """What is answered where the last watch has been silent, and Studies have waited and were looked at, for so many seconds."""
+    watches, queue = Watches(namespaces), WorkQueue[str]()
+    watches.begin("studies")
+    watches.begin("pods")
+    watches.heard[list(watches.heard)[-1]] -= silent
 
     async def inside() -> tuple[int, Any]:
+        if looked_at:
+            queue.add("another-study")
+            monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: waiting - looked_at))
+            await queue.get()
+        monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: 0.0))
+        queue.add("a-study")
+        monkeypatch.setattr(WorkQueue, "_now", staticmethod(lambda: waiting))
         controller = cast(Controller, SimpleNamespace(queue=queue))
         runner = await serve(controller, watches, CollectorRegistry(), 0)
         try:
@@ -39,7 +51,7 @@ def health(monkeypatch: pytest.MonkeyPatch, *, silent: float = 0.0, waiting: flo
 
 
 def test_an_operator_that_hears_and_works_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = health(monkeypatch, silent=SILENT_SECONDS - 60, waiting=STUCK_SECONDS)
+    found = health(monkeypatch, silent=SILENT_SECONDS - 60, waiting=STUCK_SECONDS, looked_at=STUCK_SECONDS)
     assert found == (200, {"healthy": True, "reason": ""})
 
 
@@ -49,6 +61,17 @@ def test_an_operator_with_a_watch_that_cannot_be_alive_any_more_is_not_well(monk
     assert said["reason"].startswith("the watch of pods has said nothing for ")
 
 
+def test_a_dead_watch_of_one_namespace_is_not_hidden_by_a_living_one_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, said = health(monkeypatch, namespaces=("a", "b"), silent=SILENT_SECONDS + 60)
+    assert status == 503
+    assert said["reason"].startswith("the watch of pods in namespace b has said nothing for ")
+
+
 def test_an_operator_in_which_a_Study_never_gets_its_turn_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     status, said = health(monkeypatch, waiting=STUCK_SECONDS + 1)
     assert (status, said) == (503, {"healthy": False, "reason": "a Study has waited for its turn for 301 s"})
+
+
+def test_an_operator_that_never_comes_back_from_a_look_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, said = health(monkeypatch, looked_at=STUCK_SECONDS + 1)
+    assert (status, said) == (503, {"healthy": False, "reason": "a Study has been looked at for 301 s"})
