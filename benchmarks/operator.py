@@ -10,9 +10,9 @@ server, which is the scarce part on a small machine. What is printed:
     refill      from a Job's completion to the creation of the one that takes its place, first in first out: p50 and p99. A Study
                 goes on when the pod has ended, which is a second earlier, so that this can be negative
     idle        the same from the pod's end, which is when its GPU is free: what the Job controller takes is in it, for both sides
-    requests    of the operator, by verb and kind, a Trial; all requests to the API server a workload, for both
+    requests    of the operator, by verb and kind, a Trial; all requests to the API server by verb a workload, for both
     CPU         of the operator with its workers, and of the API server, a Trial
-    memory      of the operator, at the end
+    memory      of the operator, and of the workers in which its algorithms run, at the end
     restart     from the start of a new operator process to its first decision on a Study of so many Trials, when all is quiet
 
 `--generations 20x40` is a population of 20 for 40 generations, all at once on idle nodes, each member of which starts from a
@@ -42,7 +42,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,7 @@ POD_MILLISECONDS = 500
 FOREVER = aiohttp.ClientTimeout(total=None)
 CASES = ("1000@100", "200@50", "3000@300", "1000@500")
 WARM = 200
+WRITES = ("create", "patch", "delete")
 POD = {"containers": [{"name": "main", "image": "none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
 TELLING = SAVED.replace("{budget}", "$HPO_BUDGET").replace("{objective}", "$HPO_PARAM_X")
 REAL = {"name": "main", "image": images.PYTHON.tag, "command": ["sh", "-c", f"cat > $HPO_TERMINATION_FILE << END\n{TELLING}\nEND"]}
@@ -89,7 +90,7 @@ class Side:
     completed: list[float] = field(default_factory=list)
     created: list[float] = field(default_factory=list)
     api_cpu: float = 0.0
-    requests: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
 
     def waits(self, parallelism: int, at_once: int = 1) -> Object:
         """What passed from each end but the last ones to the creation of another workload, in seconds.
@@ -117,19 +118,35 @@ class Watcher:
             threading.Thread(target=self._watch, args=arguments, daemon=True).start()
 
     def _watch(self, version: str, plural: str, fields: str, times: list[float]) -> None:
-        api = self._bed.api
+        api, seen = self._bed.api, ""
         tls = ssl.create_default_context(cafile=str(self._bed.certificate))
-        connection = http.client.HTTPSConnection(api.host, api.port, context=tls)
         root = "/apis/" if "/" in version else "/api/"
         query = f"watch=1&timeoutSeconds=3000&labelSelector=!{CLEANUP_LABEL}{'&fieldSelector=' + fields if fields else ''}"
         headers = {
             "Authorization": f"Bearer {api.token}",
             "Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
         }
-        connection.request("GET", f"{root}{version}/namespaces/{self._namespace}/{plural}?{query}", headers=headers)
-        for line in connection.getresponse():
-            if line.startswith(b'{"type":"ADDED"'):
-                times.append(time.time())
+        while True:  # the API server ends the watch of whoever is too slow for it
+            connection = http.client.HTTPSConnection(api.host, api.port, context=tls)
+            path = f"{root}{version}/namespaces/{self._namespace}/{plural}?{query}&resourceVersion={seen}"
+            try:
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+            except OSError:
+                return  # the API server is gone, with the whole test bed
+            with suppress(OSError, http.client.HTTPException):
+                for line in answer:
+                    if line.startswith(b'{"type":"ADDED"'):
+                        times.append(time.time())
+                    seen = version_in(line)
+
+
+def version_in(line: bytes) -> str:
+    """The version to go on from after an event of a watch."""
+    found = re.search(rb'"resourceVersion":"(\d+)"', line)
+    if found is None or line.startswith(b'{"type":"ERROR"'):
+        raise RuntimeError(f"a watch of the benchmark's own: {line.decode()}")
+    return found[1].decode()
 
 
 def bare_jobs(namespace: str, count: int) -> list[Object]:
@@ -178,10 +195,12 @@ def measured(bed: ControlPlane, side: Side) -> Iterator[None]:
     side.api_cpu, side.requests = sum(server.cpu_times()[:2]) - before, answered(bed) - asked
 
 
-def answered(bed: ControlPlane) -> int:
-    """All requests that the API server has answered."""
-    found = re.findall(r"^apiserver_request_total\{.*\} ([0-9.e+]+)$", bed.api.text("/metrics"), re.MULTILINE)
-    return int(sum(map(float, found)))
+def answered(bed: ControlPlane) -> Counter[str]:
+    """All requests that the API server has answered, by verb; watches when they end."""
+    found: Counter[str] = Counter()
+    for labels, value in re.findall(r"^apiserver_request_total\{(.*)\} ([0-9.e+]+)$", bed.api.text("/metrics"), re.MULTILINE):
+        found[dict(re.findall(r'(\w+)="([^"]*)"', labels))["verb"].lower()] += int(float(value))
+    return found
 
 
 async def loop(bed: ControlPlane, namespace: str, jobs: list[Object], parallelism: int) -> None:
@@ -191,32 +210,34 @@ async def loop(bed: ControlPlane, namespace: str, jobs: list[Object], parallelis
     configuration.connection_pool_maxsize = CONNECTIONS
     tls = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(bed.certificate)))
     headers = {"Authorization": f"Bearer {bed.api.token}"}
-    url = f"{bed.server}{JOBS.path(namespace)}?watch=1&timeoutSeconds=3000"
+    url = f"{bed.server}{JOBS.path(namespace)}?watch=1&timeoutSeconds=3000&resourceVersion="
     async with (
         ApiClient(with_environment_read_once(configuration)) as api,
         aiohttp.ClientSession(connector=tls, headers=headers, timeout=FOREVER) as session,
     ):
-        client, count, made, done = Client(api), len(jobs), 0, 0
-        async with asyncio.TaskGroup() as group, session.get(url) as stream:
-            for _ in range(min(parallelism, count)):
-                group.create_task(client.create(JOBS, namespace, jobs[made]))
-                made += 1
-            rest, finished = b"", set[str]()
-            async for chunk in stream.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    seen = json.loads(line)["object"]
-                    conditions = (seen.get("status") or {}).get("conditions") or ()
-                    name = seen["metadata"]["name"]
-                    if name in finished or not any(c["type"] == "Complete" and c["status"] == "True" for c in conditions):
-                        continue
-                    finished.add(name)
-                    done += 1
-                    if made < count:
+        client, count, made, version, finished = Client(api), len(jobs), 0, "", set[str]()
+        async with asyncio.TaskGroup() as group:
+            while len(finished) < count:  # the API server ends the watch of whoever is too slow for it
+                async with session.get(url + version) as stream:
+                    stream.raise_for_status()
+                    while made < min(parallelism, count):
                         group.create_task(client.create(JOBS, namespace, jobs[made]))
                         made += 1
-                if done == count:
-                    return
+                    rest = b""
+                    async for chunk in stream.content.iter_any():
+                        *lines, rest = (rest + chunk).split(b"\n")
+                        for line in lines:
+                            version, seen = version_in(line), json.loads(line)["object"]
+                            conditions = (seen.get("status") or {}).get("conditions") or ()
+                            name = seen["metadata"]["name"]
+                            if name in finished or not any(c["type"] == "Complete" and c["status"] == "True" for c in conditions):
+                                continue
+                            finished.add(name)
+                            if made < count:
+                                group.create_task(client.create(JOBS, namespace, jobs[made]))
+                                made += 1
+                        if len(finished) == count:
+                            break
 
 
 class Operator:
@@ -242,8 +263,13 @@ class Operator:
         """CPU seconds of the process, and of its workers."""
         return sum(self._whole.cpu_times()[:2]), sum(sum(each.cpu_times()[:2]) for each in self._whole.children(recursive=True))
 
-    def megabytes(self) -> float:
-        return float(self._whole.memory_info().rss / 2**20)
+    def megabytes(self) -> Object:
+        """Resident memory of the process, and of its workers together."""
+        workers = self._whole.children(recursive=True)
+        return {
+            "operator": self._whole.memory_info().rss / 2**20,
+            "workers": sum(each.memory_info().rss for each in workers) / 2**20,
+        }
 
     def requests(self) -> Counter[tuple[str, str]]:
         try:
@@ -280,9 +306,9 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
         "loop": {"seconds": bare.seconds, "rate": count / bare.seconds, **bare.waits(parallelism)},
         "study": {"seconds": ours.seconds, "rate": count / ours.seconds, **ours.waits(parallelism)},
         "ratio": bare.seconds / ours.seconds,
-        "writes": sum(n for (verb, _), n in requests.items() if verb not in ("get", "list")) / count,
+        "writes": sum(n for (verb, _), n in requests.items() if verb in WRITES) / count,
         "requests": {f"{verb} {kind}": round(n / count, 3) for (verb, kind), n in sorted(requests.items())},
-        "all": {"loop": bare.requests / count, "study": ours.requests / count},
+        "all": {side: per_workload(of.requests, count) for side, of in (("loop", bare), ("study", ours))},
         "milliseconds": {
             "operator": 1000 * (spent - cpu) / count,
             "worker": 1000 * (helped - worker) / count,
@@ -293,6 +319,10 @@ def run_case(bed: ControlPlane, count: int, parallelism: int, operator: Operator
         "at once": most_at_once(ours),
     }
     return {**found, "namespace": namespace}
+
+
+def per_workload(requests: Counter[str], count: int) -> Object:
+    return {verb: round(number / count, 3) for verb, number in sorted(requests.items()) if number}
 
 
 def run_generations(bed: ControlPlane, members: int, generations: int) -> Object:
