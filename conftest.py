@@ -1,10 +1,11 @@
 """Fixtures for all levels of tests, and what none of them may inherit from the shell."""
 
 import importlib.util
-import os
 import signal
 
 import pytest
+
+from tests.testbed.lacking import lacking
 
 pytest_plugins = ["tests.testbed.fixtures"]
 
@@ -17,7 +18,4 @@ if (
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What needs torch and has it not is skipped, and fails where it must be there."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("botorch") is None:
-        missing = "needs the extra torch: make .venv/.torch"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        lacking("needs the extra torch: make .venv/.torch")

@@ -23,7 +23,7 @@ class Life:
         self, plane: ControlPlane, namespace: str, make: Callable[..., OperatorProcess], stack: ExitStack, **spec: Any
     ) -> None:
         self._plane = plane
-        self.study = study("small", namespace, trials=TRIALS, parallelism=PARALLELISM, workloadTTLSeconds=0, **spec)
+        self.study = study("small", namespace, **{"trials": TRIALS, "parallelism": PARALLELISM, "workloadTTLSeconds": 0, **spec})
         self.proxy = stack.enter_context(Proxy(plane.server, plane.certificate))
         self.chronicle = stack.enter_context(Chronicle(plane, namespace))
         self.operator = make(namespace, through=self.proxy)
@@ -44,7 +44,7 @@ class Life:
 
     def is_over(self) -> bool:
         """Whether the Study has ended and its workloads are removed."""
-        return has_ended(self._now()) and not self._plane.api.objects("batch/v1", "Job", self.namespace)
+        return has_ended(self.now()) and not self._plane.api.objects("batch/v1", "Job", self.namespace)
 
     def finish(self) -> Result:
         """Waits until the Study is over, and gives what it has found."""
@@ -71,5 +71,6 @@ class Life:
         }
         return [flaw for flaw, is_so in wrong.items() if is_so]
 
-    def _now(self) -> Object:
+    def now(self) -> Object:
+        """The Study as it stands."""
         return self._plane.api.get("hpo.dev/v1alpha1", "Study", self.study["metadata"]["name"], self.namespace)

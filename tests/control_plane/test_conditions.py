@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.control_plane.building import BEST, PATIENCE, VERSION, has_ended, reason, wait_for_condition
+from tests.control_plane.building import BEST, PATIENCE, POPULATION, VERSION, claim, has_ended, reason, wait_for_condition
+from tests.control_plane.chronicle import Chronicle
 from tests.control_plane.crowd import JOB, Crowd, message_of, metrics_of, runs, status_of
 from tests.testbed import ApiError, ControlPlane, Object, wait_until
 from tests.testbed.fixtures import Bed
@@ -101,6 +102,12 @@ ENDS = {
         "False",
         "TooManyFailures",
         r".*ends-timeout-\d: TimedOut: Ran longer than limits\.trialTimeoutSeconds \(2\)\.",
+    ),
+    "population": End(
+        {**POPULATION, "says": {EXIT_CODE: "3"}},
+        "False",
+        "PopulationLost",
+        r"No member of the population is left .* ends-population-\d: ProgramFailed: .*",
     ),
     "job-deadline": End(
         {"template": job(says=FOR_EVER, activeDeadlineSeconds=2), "limits": {"maxFailedTrials": 0}},
@@ -200,6 +207,7 @@ class Scene(NamedTuple):
 def scene(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Crowd(bed(ControlPlane, ControlPlane), "conditions", tmp_path_factory.mktemp("operator")) as crowd:
         ends, rejected, waits = crowd.namespace(), crowd.namespace(), crowd.namespace()
+        claim(crowd.plane, ends)
         for name, (spec, *_) in WAITS.items():
             crowd.apply(f"waits-{name}", waits, **spec)
         ways = crowd.apply("ways", refusing_number_seven(crowd), trials=9, parallelism=3, says=ALL_WAYS)
@@ -334,6 +342,15 @@ def test_hyperband_trains_few_configurations_far_and_is_best_at_the_highest_budg
 # A Study: Progressing
 
 
+def test_a_Study_whose_Trials_run_says_so_and_that_nothing_is_measured_where_no_source_is_known(crowd: Crowd) -> None:
+    wanted = crowd.apply("going", says=FOR_EVER)
+    crowd.wait_for_running(wanted, 0, 1)
+    found = wait_for_condition(crowd.plane, wanted, "Progressing", "TrialsActive")
+    assert status_of(found, "Progressing") == ("True", "TrialsActive")
+    assert status_of(found, "MetricsAvailable") == ("Unknown", "NotConfigured")
+    crowd.api.delete(VERSION, "Study", "going", wanted["metadata"]["namespace"])
+
+
 def test_a_Study_of_no_places_says_that_no_Trial_is_started(crowd: Crowd) -> None:
     wanted = crowd.apply("placeless", parallelism=0)
     found = wait_for_condition(crowd.plane, wanted, "Progressing", "TrialsPending")
@@ -458,14 +475,19 @@ def test_a_result_is_evidence_as_it_was_reported(scene: Scene, crowd: Crowd) -> 
 
 
 def test_a_Trial_that_loses_more_workloads_than_it_may_has_failed(crowd: Crowd) -> None:
-    wanted = crowd.apply("unlucky", says=FOR_EVER, parallelism=1, limits={"maxTrials": 5, "maxFailedTrials": 0, "maxRetries": 1})
-    for lost in range(2):
-        crowd.wait_for_pods(wanted, 0, "a pod that runs", lambda found: any(map(runs, found)))
-        uid = crowd.job(wanted, 0)["metadata"]["uid"]  # type: ignore[index]
-        crowd.api.delete(*JOB, "unlucky-0", wanted["metadata"]["namespace"], preconditions={"uid": uid})
-        if lost == 0:
-            crowd.wait_for_trial(wanted, 0, "another attempt", lambda seen: seen.get("status", {}).get("attempts") == 2)
-    ended = crowd.end_of(wanted)
+    namespace = crowd.namespace()
+    limits = {"maxTrials": 5, "maxFailedTrials": 0, "maxRetries": 1}
+    with Chronicle(crowd.plane, namespace) as chronicle:
+        wanted = crowd.apply("unlucky", namespace, says=FOR_EVER, parallelism=1, limits=limits)
+        for lost in range(2):
+            crowd.wait_for_pods(wanted, 0, "a pod that runs", lambda found: any(map(runs, found)))
+            uid = crowd.job(wanted, 0)["metadata"]["uid"]  # type: ignore[index]
+            crowd.api.delete(*JOB, "unlucky-0", namespace, preconditions={"uid": uid})
+            if lost == 0:
+                crowd.wait_for_trial(wanted, 0, "another attempt", lambda seen: seen.get("status", {}).get("attempts") == 2)
+        ended = crowd.end_of(wanted)
+        chronicle.catch_up()
+        assert ("False", "Preempted") in {status_of(each.object, "Running") for each in chronicle.events("Trial")}
     trial = crowd.trials(wanted)[0]
     assert status_of(trial, "Succeeded") == ("False", "RetriesExhausted")
     assert re.fullmatch(r"Its workload was lost 2 times \(limits\.maxRetries: 1\)\..*", message_of(trial, "Succeeded"))

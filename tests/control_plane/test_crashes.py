@@ -10,16 +10,29 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.control_plane.building import PATIENCE, POPULATION, Result, claim, has_ended, reason, study, wait_for_trials
+from tests.control_plane.building import (
+    PATIENCE,
+    POPULATION,
+    VERSION,
+    Result,
+    claim,
+    end_of,
+    has_ended,
+    reason,
+    study,
+    trials,
+    wait_for_trials,
+)
 from tests.control_plane.conftest import Lives, Operators
 from tests.control_plane.life import TRIALS, Life
 from tests.control_plane.proxy import Call, Hold, Kill, Where, creates, writes
 from tests.testbed import ControlPlane, Object, ProcessDied, wait_until
-from tests.testbed.simulation import DELAY, MESSAGE, NEVER, SAVED
+from tests.testbed.simulation import DELAY, MESSAGE, NEVER, SAVED, of_trial
 
 pytestmark = pytest.mark.control_plane
 
@@ -149,6 +162,73 @@ def test_an_operator_killed_before_and_after_each_write_between_two_generations_
     assert life.flaws(undisturbed) == []
     killed = {(kill.call.method, kill.call.resource) for kill in kills if kill.call}
     assert killed >= {("PATCH", "trials"), ("POST", "trials"), ("POST", "jobs")}
+
+
+EVENTFUL: dict[str, Any] = {
+    "parallelism": 1,
+    "limits": {"maxTrials": 2, "trialTimeoutSeconds": 12},
+    "says": {of_trial(DELAY, 0): "6s", of_trial(DELAY, 1): NEVER},
+}
+
+
+def befall(plane: ControlPlane, life: Life) -> None:
+    """What happens to an eventful life: its first Trial loses its workload, then the Study is suspended and goes on while that
+    runs again; the second one runs out of time; and when it has ended it may have one Trial more.
+    """
+    api, namespace = plane.api, life.namespace
+
+    def runs(attempt: int) -> Callable[[], bool]:
+        return lambda: any(running(each) and each["status"]["attempts"] == attempt for each in trials(plane, life.study))
+
+    def edit(**spec: Any) -> None:
+        api.patch(VERSION, "Study", "small", {"spec": spec}, namespace)
+
+    wait_until("a Trial that runs", runs(1), seconds=PATIENCE)
+    api.delete("batch/v1", "Job", "small-0", namespace)
+    wait_until("its second attempt", runs(2), seconds=PATIENCE)
+    edit(suspend=True)
+    wait_until("the end of its Job", lambda: api.find("batch/v1", "Job", "small-0", namespace) is None, seconds=PATIENCE)
+    edit(suspend=False)
+    end_of(plane, life.study)
+    edit(limits={"maxTrials": 3})
+    wait_until("the end of one Trial more", lambda: has_ended(life.now()) and len(trials(plane, life.study)) == 3, seconds=PATIENCE)
+
+
+def test_an_operator_killed_before_and_after_each_write_of_an_eventful_life_carries_the_Study_to_the_same_end(
+    studies: ControlPlane, lives: Lives
+) -> None:
+    """A workload lost, a suspension, a Trial out of time, a limit raised after the end; pods run long enough to be seen running."""
+    plain, life, kills = lives(**EVENTFUL), lives(**EVENTFUL), list[Kill]()
+    with ThreadPoolExecutor(2) as pool:
+        plain.begin()
+        undisturbed = pool.submit(befall, studies, plain)
+        kills.append(life.kill_at(writes, executed=False))
+        life.begin()
+        over = pool.submit(befall, studies, life)
+        for executed in itertools.cycle((True, False)):
+            wait_until("a write, or the end", lambda: kills[-1].done.is_set() or over.done(), seconds=PATIENCE, every=0.1)
+            if kills[-1].call is None:
+                break
+            kills[-1].done.wait(PATIENCE)
+            kills.append(life.kill_at(writes, executed=executed))
+            life.operator.start()
+        life.proxy.mend()
+        undisturbed.result()
+        over.result()
+    wanted, found = plain.finish(), life.finish()
+    assert [trial[4] for trial in wanted.trials] == ["Completed", "TimedOut", "Completed"]
+    assert found == wanted
+    for kind, made in (("Trial", {0: 1, 1: 1, 2: 1}), ("Job", {0: 3, 1: 1, 2: 1})):
+        assert plain.chronicle.created(kind) == life.chronicle.created(kind) == made
+    assert plain.chronicle.most_running() == life.chronicle.most_running() == 1
+    assert "Traceback" not in life.operator.said()
+    told = {each["reason"] for kill in kills if kill.call and status_of("trials")(kill.call) for each in conditions(kill.call)}
+    assert told >= {"PodsActive", "Preempted", "StudySuspended", "TimedOut", "Completed"}
+
+
+def conditions(call: Call) -> list[Object]:
+    found: list[Object] = call.object["status"].get("conditions", [])
+    return found
 
 
 def test_a_killed_operator_leaves_no_process_behind(studies: ControlPlane, namespace: str, operators: Operators) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from hpo_operator.cluster.client import REQUEST_SECONDS
 
 from tests.control_plane.building import (
     PATIENCE,
@@ -219,6 +222,45 @@ def test_a_Study_goes_on_after_a_crash_of_the_API_server(
     assert chronicle.created("Trial") == chronicle.created("Job") == dict.fromkeys(range(8), 1)
 
 
+@pytest.fixture
+def stopped_etcd(studies: ControlPlane) -> Iterator[Callable[[float], None]]:
+    """Stops etcd for so many seconds: requests wait inside the API server, which carries them out when etcd goes on."""
+    etcd = psutil.Process(studies.component("etcd").pid)
+
+    def stop(seconds: float) -> None:
+        etcd.suspend()
+        time.sleep(seconds)
+        etcd.resume()
+
+    yield stop
+    etcd.resume()
+    studies.wait_until_ready()
+
+
+def test_a_Study_ends_the_same_when_etcd_halts_again_and_again(
+    lives: Lives, undisturbed: Result, stopped_etcd: Callable[[float], None]
+) -> None:
+    life, halts = lives(), 0
+    life.begin()
+    while not life.is_over():
+        stopped_etcd((0.3, 1.0, 3.0)[halts % 3])
+        halts += 1
+        time.sleep(0.2)
+    assert halts >= 3
+    assert life.flaws(undisturbed) == []
+
+
+def test_a_Study_ends_the_same_when_writes_are_carried_out_after_the_operator_has_given_them_up(
+    lives: Lives, undisturbed: Result, stopped_etcd: Callable[[float], None]
+) -> None:
+    life = lives()
+    life.begin()
+    wait_until("a workload", lambda: life.proxy.count(creates("jobs")), seconds=PATIENCE, every=0.01)
+    stopped_etcd(REQUEST_SECONDS + 4)
+    assert life.flaws(undisturbed) == []
+    assert [call for call in life.proxy.calls if writes(call) and call.executed and not call.status]
+
+
 def test_an_operator_that_starts_before_the_API_server_answers_waits_for_it(
     studies: ControlPlane, namespace: str, operators: Operators, proxy: Proxy
 ) -> None:
@@ -228,6 +270,25 @@ def test_an_operator_that_starts_before_the_API_server_answers_waits_for_it(
     with operators(namespace, through=proxy) as operator:
         end_of(studies, wanted)
         operator.require_running()
+
+
+# The algorithm
+
+
+def test_a_Study_whose_algorithm_cannot_even_be_started_says_so_and_goes_on_when_it_can(
+    studies: ControlPlane, namespace: str, operators: Operators
+) -> None:
+    wanted = study("dumb", namespace)
+    studies.apply([wanted])
+    with operators(namespace, environment={"PYTHONHOME": "/nowhere"}) as operator:  # in which no other Python starts
+        found = wait_for_condition(studies, wanted, "Progressing", "AlgorithmError")
+        (said,) = (each for each in found["status"]["conditions"] if each["type"] == "Progressing")
+        assert said["status"] == "False"
+        assert "the fallback failed" in said["message"]
+        assert trials(studies, wanted) == []
+        operator.kill()
+    with operators(namespace):
+        assert reason(end_of(studies, wanted)) == "MaxTrialsReached"
 
 
 # Refusals

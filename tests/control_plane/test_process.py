@@ -27,6 +27,7 @@ from tests.control_plane.operator_process import NAME, RBAC, USER, OperatorProce
 from tests.testbed import CommandFailed, ControlPlane, MissingTool, Object, ProcessDied, wait_until
 from tests.testbed.binaries import program
 from tests.testbed.fixtures import Bed
+from tests.testbed.lacking import lacking
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import run
 from tests.testbed.simulation import DELAY, EXIT_CODE, MESSAGE, NEVER, of_trial
@@ -300,7 +301,7 @@ def test_promtool_has_nothing_to_say_against_the_metrics(crowd: Crowd) -> None:
     try:
         said = run([program("promtool"), "check", "metrics"], input=ask("/metrics"))
     except MissingTool as error:
-        pytest.skip(str(error))
+        lacking(error)
     except CommandFailed as error:
         said = str(error)
     assert said == ""

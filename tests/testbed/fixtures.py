@@ -12,6 +12,7 @@ import pytest
 from .cluster import Cluster
 from .control_plane import ControlPlane
 from .errors import NotEnclosed
+from .lacking import lacking
 from .namespaces import enclosed
 from .processes import wait_until
 
@@ -28,7 +29,7 @@ class Bed(Protocol):
 def bed() -> Iterator[Bed]:
     """One control plane at a time, since its ports are fixed; kept from test to test, since starting it takes seconds."""
     if not enclosed():
-        pytest.skip(str(NotEnclosed("a control plane")))
+        lacking(NotEnclosed("a control plane"))
     running: ControlPlane | None = None
 
     def give(kind: type[Plane], make: Callable[[], Plane]) -> Plane:

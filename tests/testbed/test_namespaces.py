@@ -1,6 +1,8 @@
 """Nothing is left behind: not by a command that ends, nor by one that is killed."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.control_plane.building import study
 from tests.testbed import binaries, cgroups
 from tests.testbed.namespaces import ROOT
 from tests.testbed.processes import wait_until
@@ -94,6 +97,26 @@ def test_inside_there_is_no_network_but_loopback_and_no_process_but_ours() -> No
     links, processes = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert int(links) == 1
     assert int(processes) <= 5
+
+
+def test_the_shell_of_make_cluster_has_kubectl_and_an_operator_that_runs_Studies_and_leaves_nothing(tmp_path: Path) -> None:
+    asked = subprocess.run(["make", "--dry-run", "--always-make", "cluster"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert asked.stdout.splitlines()[-1].endswith("-m tests.testbed shell")
+    (tmp_path / "study.json").write_text(json.dumps(study("by-hand", "default", trials=2)))
+    typed = f"""
+        kubectl get nodes --output=name
+        kubectl apply --filename {tmp_path}/study.json
+        kubectl wait --for='jsonpath={{.status.conditions[?(@.type=="Succeeded")].status}}=True' --timeout=90s study/by-hand
+        kubectl get studies
+    """
+    before = components(), groups(), mounts()
+    command = [sys.executable, "-m", "tests.testbed.enclose", "--", sys.executable, "-m", "tests.testbed", "shell"]
+    done = subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert "node/simulated-0" in done.stdout.splitlines()
+    assert re.search(r"^by-hand +MaxTrialsReached +2/2 ", done.stdout, re.MULTILINE)
+    assert (components(), groups(), mounts()) == before
 
 
 def test_a_command_is_ended_by_sigterm_and_may_clean_up() -> None:

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.testbed.lacking import lacking
+
 
 @contextmanager
 def mounted(folder, size):
     """A folder that is a disk of this size; needs root."""
     folder.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+        lacking("mounting a small disk needs root")
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
+        lacking("mounting is not allowed here")
     try:
         yield folder
     finally:

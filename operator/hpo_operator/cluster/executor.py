@@ -35,7 +35,7 @@ from hpo_operator.planner import (
     WriteStudy,
     WriteTrial,
 )
-from hpo_operator.resources import CheckpointRecord, StudyStatus, Trial, TrialStatus
+from hpo_operator.resources import CheckpointRecord, Condition, StudyStatus, Trial, TrialStatus
 
 log = logging.getLogger("hpo_operator")
 
@@ -303,7 +303,7 @@ class Executor:
             found = c.condition(status.conditions, type_)
             if found is None or found.reason not in LOGGED:
                 continue
-            log.info("%s: %s", found.reason, found.message, extra=state.keys(number))
+            log.info("%s", _said(found), extra=state.keys(number))
             if found.reason in TOLD:
                 kind: Any = "Normal" if found.reason == c.EARLY_STOPPED else "Warning"
                 self._recorder.record(state.raw, kind, found.reason, f"{state.name}-{number}: {found.message or found.reason}")
@@ -318,7 +318,7 @@ class Executor:
                 continue  # only that it is away, or back
             bad = new.status == "False" and new.reason not in (c.SUSPENDED, c.TRIALS_PENDING)
             self._recorder.record(state.raw, "Warning" if bad else "Normal", new.reason, new.message or new.reason)
-            log.log(logging.WARNING if bad else logging.INFO, "%s: %s", new.reason, new.message or type_, extra=state.keys())
+            log.log(logging.WARNING if bad else logging.INFO, "%s", _said(new), extra=state.keys())
 
 
 def _replacing(known: Object, status: StudyStatus | TrialStatus) -> Object:
@@ -326,6 +326,10 @@ def _replacing(known: Object, status: StudyStatus | TrialStatus) -> Object:
     wanted = status.manifest()
     gone = {name: None for name in known if name not in wanted}
     return {**wanted, **gone}
+
+
+def _said(condition: Condition) -> str:
+    return f"{condition.reason}: {condition.message}" if condition.message else condition.reason
 
 
 def _owned_by(found: Object, uid: str) -> bool:
