@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import psutil
@@ -166,14 +167,15 @@ def test_an_operator_killed_before_and_after_each_write_between_two_generations_
 
 EVENTFUL: dict[str, Any] = {
     "parallelism": 1,
-    "limits": {"maxTrials": 2, "trialTimeoutSeconds": 12},
-    "says": {of_trial(DELAY, 0): "6s", of_trial(DELAY, 1): NEVER},
+    "limits": {"maxTrials": 2, "trialTimeoutSeconds": 20},
+    "says": {of_trial(DELAY, 0): NEVER, of_trial(DELAY, 1): NEVER},
 }
+REPORT = '{"hpo":1,"step":1,"metrics":{"loss":["0.5","0.5","0.5"]}}'
 
 
 def befall(plane: ControlPlane, life: Life) -> None:
-    """What happens to an eventful life: its first Trial loses its workload, then the Study is suspended and goes on while that
-    runs again; the second one runs out of time; and when it has ended it may have one Trial more.
+    """What happens to an eventful life: its first Trial loses its workload, then the Study is suspended while that runs again, and
+    goes on; the program ends; the second one runs out of time; and when the Study has ended it may have one Trial more.
     """
     api, namespace = plane.api, life.namespace
 
@@ -189,9 +191,25 @@ def befall(plane: ControlPlane, life: Life) -> None:
     edit(suspend=True)
     wait_until("the end of its Job", lambda: api.find("batch/v1", "Job", "small-0", namespace) is None, seconds=PATIENCE)
     edit(suspend=False)
+    wait_until("a Trial that runs again", runs(2), seconds=PATIENCE)
+    end_program(plane, namespace, "small-0")
     end_of(plane, life.study)
     edit(limits={"maxTrials": 3})
     wait_until("the end of one Trial more", lambda: has_ended(life.now()) and len(trials(plane, life.study)) == 3, seconds=PATIENCE)
+
+
+def end_program(plane: ControlPlane, namespace: str, job: str) -> None:
+    """Has the program of a Job's pod report and end, as its node would tell."""
+    (pod,) = (
+        each
+        for each in plane.api.objects("v1", "Pod", namespace, labelSelector=f"job-name={job}")
+        if "deletionTimestamp" not in each["metadata"]
+    )
+    (container,) = pod["status"]["containerStatuses"]
+    began = container["state"]["running"]["startedAt"]
+    ended = {"exitCode": 0, "message": REPORT, "startedAt": began, "finishedAt": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    status = {"phase": "Succeeded", "containerStatuses": [{**container, "state": {"running": None, "terminated": ended}}]}
+    plane.api.patch("v1", "Pod", pod["metadata"]["name"], {"status": status}, namespace, "status")
 
 
 def test_an_operator_killed_before_and_after_each_write_of_an_eventful_life_carries_the_Study_to_the_same_end(
