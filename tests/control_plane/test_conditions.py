@@ -492,6 +492,8 @@ def test_a_Trial_that_loses_more_workloads_than_it_may_has_failed(crowd: Crowd) 
     assert status_of(trial, "Succeeded") == ("False", "RetriesExhausted")
     assert re.fullmatch(r"Its workload was lost 2 times \(limits\.maxRetries: 1\)\..*", message_of(trial, "Succeeded"))
     assert reason(ended) == "TooManyFailures"
+    told = f"Preempted: Its workload was lost; it starts again. study={namespace}/unlucky trial={namespace}/unlucky-0"
+    assert told in crowd.operator.said()
 
 
 # What waits. Last, since it is said only after half a minute.

@@ -98,6 +98,8 @@ def test_a_Study_says_that_its_source_is_away_then_that_it_refuses_then_that_it_
     found = wait_for_condition(crowd.plane, wanted, "MetricsAvailable", "SourceAnswers")
     assert status_of(found, "MetricsAvailable") == ("True", "SourceAnswers")
     assert status_of(found, "Progressing") == ("True", "TrialsActive")  # all the while
+    line = f"INFO SourceAnswers study={wanted['metadata']['namespace']}/measured\n"  # of which there is no more to say
+    wait_until("a line that says so", lambda: line in crowd.operator.said(), seconds=PATIENCE)
 
 
 def test_a_result_that_is_awaited_for_long_is_shown_so_and_lost_with_its_workload(crowd: Crowd, source: Bed) -> None:

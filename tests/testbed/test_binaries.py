@@ -70,6 +70,11 @@ def test_what_a_program_is_built_from_decides_whether_it_is_built_anew(module: P
     monkeypatch.setattr(binaries, "SETS", {"tiny": (relinked,)})
     assert built()[0] == "tiny: building tiny"
     assert (runs(), runs(relinked)) == ("changed first", "changed second")
+    before = {TINY.path()}
+    assert replace(TINY, tags="more").path() not in before
+    (module / "go.mod").write_text("module example.test/tiny\n\ngo 1.22\n")
+    assert TINY.path() not in before
+    assert built()[0] == "tiny: building tiny"
 
 
 def test_a_program_that_is_among_the_assets_of_envtest_is_taken_from_there(

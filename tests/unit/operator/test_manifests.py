@@ -14,6 +14,8 @@ from hpo_operator.manifests import MAX_BYTES, InvalidManifest, read_documents, r
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.testbed.lacking import lacking
+
 CASES = json.loads((Path(__file__).parent / "data" / "kubectl_yaml.json").read_text(encoding="utf-8"))
 
 # What kubectl reads, but not as it stands there: this reader refuses it and says why.
@@ -82,7 +84,7 @@ def same(left, right):
 def parser(request, monkeypatch):
     loader = {"libyaml": getattr(yaml, "CSafeLoader", None), "pure Python": yaml.SafeLoader}[request.param]
     if loader is None:
-        pytest.skip("PyYAML was built without libyaml")
+        lacking("PyYAML was built without libyaml")
     monkeypatch.setattr(_kubectl_yaml, "_LOADER", loader)
     return request.param
 

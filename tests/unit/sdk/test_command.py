@@ -8,6 +8,8 @@ from pathlib import Path
 import hpo
 import pytest
 
+from tests.testbed.lacking import lacking
+
 PACKAGE_FOLDER = str(Path(hpo.__file__).parent.parent)
 
 
@@ -71,5 +73,5 @@ def test_exec_is_this_package_s_with_and_without_the_operator(command, operator)
 def test_the_script_is_installed_under_its_name():
     script = Path(sys.executable).parent / "hpo"
     if not script.exists():
-        pytest.skip("the package is on the path, but not installed")
+        lacking("the package is on the path, but not installed: make .venv/.test")
     assert subprocess.run([script, "exec", "--", "sh", "-c", "exit 7"], check=False).returncode == 7
