@@ -66,7 +66,7 @@ class Bandit:
             sure: which of those were there whatever was drawn, shape (n,).
             rewards: what each got, shape (n,).
         """
-        chances = 1 - (1 - self.chances(weights)) ** max(math.ceil(drawn / self.plays), 1)
+        chances = 1 - (1 - self.chances(weights)) ** math.ceil(drawn / self.plays)
         chances[had[sure]] = 1.0
         counts = np.bincount(had, minlength=self.names)
         earned = np.bincount(had, rewards, minlength=self.names) / np.maximum(counts, 1)
@@ -112,7 +112,7 @@ class Names:
        with what is earned at another.
     2. Members that go on with the name that they have show what it earns as well, and for certain: with one copy or two a
        generation there would be little to learn from otherwise.
-    3. Where a categorical is inactive nothing is said about it.
+    3. Nothing is said by members in which a categorical is inactive, nor by a generation in all copies of which it is.
 
     Args:
         batch: how many copies a generation has when no member is lost. Where there are as many as a categorical has names, each is
@@ -164,9 +164,9 @@ class Names:
             U = encoded(self._problem.space, [trial.params for trial in ended])
             for j, bandit in self._bandits.items():
                 active = ~np.isnan(U[:, j])
-                if active.any():
+                drawn = int((active & ~sure).sum())
+                if drawn:  # else the names that members went on with would earn, and no other could have
                     had = (U[active, j] * bandit.names).astype(int)
-                    drawn = int((~sure[active]).sum())
                     weights[j] = bandit.after(weights[j], drawn, had, sure[active], rewards[active])
         self._weights[generation] = weights
         return weights
