@@ -2,6 +2,7 @@
 
     python -m benchmarks.population                        # toy, quadratic and digits, 20 seeds
     python -m benchmarks.population --tasks quadratic --members 4,8 --seeds 20 --peers ray_pbt,ray_pb2
+    python -m benchmarks.population --tasks scaling,steady,optimizers --ours pb2,pb2_thompson,pb2_uniform --peers= --every 2
 
 Peers need a Python of their own with Ray: pip install "ray[tune]==2.60.0" scikit-learn (0.6 GB), named by --ray or HPO_BENCH_RAY.
 Their own schedulers decide; `population_ray` only carries out what they do. Where Ray is not installed the benchmark says so and
@@ -22,9 +23,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.names import NAMED
 from benchmarks.training import TASKS, Task
 
-OURS = {"random": {"random": {}}, "pbt": {"pbt": {}}, "pb2": {"pb2": {}}, "pbt_async": {"pbt": {"mode": "asynchronous"}}}
+OURS = {
+    "random": {"random": {}},
+    "pbt": {"pbt": {}},
+    "pb2": {"pb2": {}},
+    "pbt_async": {"pbt": {"mode": "asynchronous"}},
+    **{name: {name: {}} for name in NAMED},
+}
 RAY = "ray 2.60.0"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,15 +91,22 @@ def constant(task: Task, points: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.population", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--tasks", default=",".join(TASKS), help=f"any of {','.join(TASKS)}")
+    parser.add_argument("--tasks", default="toy,toy100,quadratic,digits", help=f"any of {','.join(TASKS)}")
     parser.add_argument("--ours", default="random,pbt,pb2", help=f"any of {','.join(OURS)}")
     parser.add_argument("--peers", default="ray_pbt,ray_pb2", help="ray_pbt, ray_pb2, or nothing")
     parser.add_argument("--members", default="", help="comma-separated; each task has its own otherwise")
-    parser.add_argument("--seeds", type=int, default=20, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=20, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--every", type=int, default=1, help="the distance of seeds: with 2 odd ones to choose by, even ones to report"
+    )
     parser.add_argument("--ray", default=os.environ.get("HPO_BENCH_RAY", sys.executable), help="a Python that has Ray")
     parser.add_argument("--constants", type=int, default=0, metavar="POINTS", help="also the best of a grid of constant settings")
     given = parser.parse_args(argv)
-    peers, seeds = [name for name in given.peers.split(",") if name], range(given.seeds)
+    peers, seeds = (
+        [name for name in given.peers.split(",") if name],
+        range(given.first, given.first + given.seeds * given.every, given.every),
+    )
     if peers and subprocess.run([given.ray, "-c", "import ray, sklearn"], capture_output=True, check=False).returncode:
         print(f"{', '.join(peers)}: left out, for {given.ray} has no Ray: see the head of benchmarks/population.py ({RAY})")
         peers = []

@@ -137,10 +137,82 @@ NETWORK = [
     {"name": "decay", "float": {"min": 1e-5, "max": 1e-1, "scale": "Log"}},
 ]
 
+# Preconditioned descent on a quadratic: each name scales the axes in one way, and only one of them fits the curvature of the time,
+# which changes twice (`scaling`) or never (`steady`). With the right names and the largest rate the squared distance falls by 0.8^2
+# a step, to 10^-38.8 at the end. The loss is its logarithm, seen with some noise.
+
+SHAPES = {"first": AXES, "second": AXES[::-1], "third": AXES[[0, 7, 1, 6, 2, 5, 3, 4]]}
+SCALINGS = {"none": np.ones(len(AXES)), **SHAPES}
+SEEN = 0.1
+
+
+def _preconditioned(change: int) -> Train:
+    def train(x: State, start: int, end: int, h: Mapping[str, Any], key: Sequence[int]) -> tuple[State, float]:
+        for step in range(start, end):
+            shape = list(SHAPES.values())[(step // change + 1) % len(SHAPES)]
+            x = np.clip(x - h["lr"] * shape * x / SCALINGS[h["scaling"]], -1e6, 1e6)
+        noise = SEEN * np.random.default_rng([*key, start]).standard_normal()
+        return x, float(np.log10(np.square(x).mean()) + noise)
+
+    return train
+
+
+PRECONDITIONED = [
+    {"name": "scaling", "categorical": {"choices": list(SCALINGS)}},
+    {"name": "lr", "float": {"min": 1e-3, "max": 0.2, "scale": "Log"}},
+]
+
+
+# The digits with an optimizer as a name, whose momentum is a number of some of them only.
+
+OPTIMIZERS = [
+    {"name": "optimizer", "categorical": {"choices": ["sgd", "momentum", "adam", "sign"]}},
+    {"name": "lr", "float": {"min": 1e-4, "max": 1.0, "scale": "Log"}},
+    {"name": "momentum", "float": {"min": 0.0, "max": 0.95}, "when": [{"parameter": "optimizer", "in": ["momentum", "adam"]}]},
+    {"name": "decay", "float": {"min": 1e-5, "max": 1e-1, "scale": "Log"}},
+]
+
+
+def _named(state: State, start: int, end: int, h: Mapping[str, Any], key: Sequence[int]) -> tuple[State, float]:
+    X, y, X_val, y_val = _digits()
+    (weights, first, second), steps = ([each.copy() for each in part] for part in state[:3]), state[3]
+    rng, beta = np.random.default_rng([*key, start]), h.get("momentum", 0.9)
+    with np.errstate(all="ignore"):
+        for _ in range(start, end):
+            for batch in np.array_split(rng.permutation(len(y)), BATCHES):
+                A, a, B, b = weights
+                hidden = np.maximum(X[batch] @ A + a, 0)
+                error = np.exp(_log_softmax(hidden @ B + b))
+                error[np.arange(len(batch)), y[batch]] -= 1
+                error /= len(batch)
+                back = (error @ B.T) * (hidden > 0)
+                slopes = X[batch].T @ back + h["decay"] * A, back.sum(axis=0), hidden.T @ error + h["decay"] * B, error.sum(axis=0)
+                steps += 1
+                for i, slope in enumerate(slopes):
+                    first[i] += (1 - beta) * (slope - first[i])
+                    second[i] += 0.01 * (slope * slope - second[i])
+                    ways = {
+                        "sgd": slope,
+                        "momentum": first[i] / (1 - beta),
+                        "adam": first[i] / (np.sqrt(second[i] / (1 - 0.99**steps)) + 1e-8),
+                        "sign": np.sign(slope),
+                    }
+                    weights[i] = weights[i] - h["lr"] * ways[h["optimizer"]]
+        A, a, B, b = weights
+        found = _log_softmax(np.maximum(X_val @ A + a, 0) @ B + b)
+    return (weights, first, second, steps), float(-found[np.arange(len(y_val)), y_val].mean())
+
+
+def _unnamed() -> State:
+    return list(_untrained()), [np.zeros_like(w) for w in _untrained()], [np.zeros_like(w) for w in _untrained()], 0
+
 
 TASKS = {
     "toy": Task(WEIGHTS, 200, 4, lambda: np.array([0.9, 0.9]), _toy(0.01), (2,), HALF, lambda loss: -loss, falls=False),
     "toy100": Task(WEIGHTS, 100, 4, lambda: np.array([0.9, 0.9]), _toy(0.01), (4,), (), lambda loss: -loss, falls=False),
     "quadratic": Task(DESCENT, TURN, 10, lambda: (np.ones_like(AXES), np.zeros_like(AXES)), _quadratic, shown=math.log10),
     "digits": Task(NETWORK, 40, 2, _untrained, _network),
+    "scaling": Task(PRECONDITIONED, TURN, 10, lambda: np.ones_like(AXES), _preconditioned(70)),
+    "steady": Task(PRECONDITIONED, TURN, 10, lambda: np.ones_like(AXES), _preconditioned(TURN)),
+    "optimizers": Task(OPTIMIZERS, 40, 2, _unnamed, _named),
 }

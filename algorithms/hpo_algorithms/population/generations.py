@@ -46,6 +46,10 @@ class Rules:
     truncation: float
     mode: str
 
+    def extreme(self, count: int) -> int:
+        """How many of so many are at the top, and at the bottom: the share of them, but one of two at least."""
+        return min(max(int(self.truncation * count + 1e-9), 1), count // 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -135,7 +139,7 @@ class Population:
             if self._rules.exploit == "truncation" and self._rules.mode == "asynchronous":
                 later = self.at[generation + 1]
                 due = [trial for trial in fit if (after := later.get(_member(trial))) is None or after.active]
-                fit = fit[: max(self._extreme(self.size), 1)] + due
+                fit = fit[: max(self._rules.extreme(self.size), 1)] + due
             kept |= {trial.number for trial in fit}
         return frozenset(kept)
 
@@ -172,7 +176,7 @@ class Population:
         lost = place == len(fit)
         if self._rules.exploit == "truncation":
             ended = sum(not trial.active for trial in before.values())
-            share = self._extreme(ended)
+            share = self._rules.extreme(ended)
             better = better[: max(share, 1)] if lost or place >= ended - share else []
         elif not lost and better:
             # Any other member may be the opponent; one that is not better, or has failed, changes nothing.
@@ -187,10 +191,6 @@ class Population:
         if generation not in self._ranked:
             self._ranked[generation] = fit_to_rise(self.at[generation].values())
         return self._ranked[generation]
-
-    def _extreme(self, count: int) -> int:
-        """How many of so many are at the top, and at the bottom: the share of them, but one of two at least."""
-        return min(max(int(self._rules.truncation * count + 1e-9), 1), count // 2)
 
 
 def answer(problem: Problem, history: History, first: int, count: int, rules: Rules, explore: Explore) -> Answer:

@@ -4,22 +4,22 @@
 NeurIPS 2020.
 [ParkerHolder2021] J. Parker-Holder et al., Tuning mixed input hyperparameters on the fly for efficient population based AutoRL,
 NeurIPS 2021.
-[Raj2017] V. Raj and S. Kalyani, Taming non-stationary bandits: a Bayesian approach, arXiv 1707.09727.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpo_algorithms.encoding import Columns, encoded
+from hpo_algorithms.encoding import encoded
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.search import Box, Effort, maximum
 from hpo_algorithms.population.drift import DriftingGP
-from hpo_algorithms.population.generations import Rules, Step, answer, donors, faults, improvement
+from hpo_algorithms.population.generations import Rules, Step, answer, donors, ends, faults, improvement
+from hpo_algorithms.population.names import Names
 from hpo_algorithms.settings import setting
 from hpo_algorithms.space import Params
 from hpo_algorithms.streams import stream
@@ -29,7 +29,6 @@ ROWS = 150  # results that the model looks at, the newest: with a tenth forgotte
 LEAST = 2  # results below which copies are drawn from the space
 CLIP = 2.0  # standard deviations: one jump, as when a learning rate falls, would hide all other differences
 HUGE = 1e100  # a gain: the squares of larger ones are no numbers
-FORGOTTEN = 0.1  # of what a name has earned, a generation
 EFFORT = Effort(uniform=300, near=100, starts=3, tries=16, rounds=6)
 
 
@@ -43,7 +42,7 @@ class PB2:
        hyperparameters. A Gaussian process learns that; what happened long ago counts less.
     4. A copy gets the hyperparameters of the highest m + k s, where m is the mean and s the standard deviation, as if those that
        run had their results already; so members that are changed together are changed differently.
-    5. Names are chosen before, by Thompson sampling on what each has earned, in which old earnings are forgotten [Raj2017].
+    5. Names are drawn before, by a bandit on what each has earned as it changes with time, TV.EXP3.M [ParkerHolder2021].
     6. All others go on with what they have.
 
     In mode `synchronous` a generation begins when all of the one before have ended: same seed, same results, same Study. In mode
@@ -73,7 +72,7 @@ class PB2:
 
         def explore(number: int, step: Step, beside: Sequence[Proposal]) -> Params:
             if not model:
-                model.append(_Model(problem, history))
+                model.append(_Model(problem, history, self._names(problem, history)))
             return model[0].best(number, step, beside, self.kappa)
 
         return answer(problem, history, first, count, self._rules, explore)
@@ -84,6 +83,9 @@ class PB2:
     def donors(self, problem: Problem, history: History) -> frozenset[int]:
         return donors(problem, history, self._rules)
 
+    def _names(self, problem: Problem, history: History) -> Names:
+        return Names(problem, history, self._rules.extreme(self.population), len(ends(problem, self.interval)) - 1)
+
     @property
     def _rules(self) -> Rules:
         return Rules("pb2", self.population, self.interval, "truncation", self.truncation, self.mode)
@@ -92,16 +94,16 @@ class PB2:
 class _Model:
     """What has paid, and what is running: one a question, for the copies that it asks for."""
 
-    def __init__(self, problem: Problem, history: History) -> None:
-        self._problem, self._space = problem, problem.space
-        self._columns, self._features = Columns.of(self._space), Features(self._space)
+    def __init__(self, problem: Problem, history: History, names: Names) -> None:
+        self._problem, self._space, self._names = problem, problem.space, names
+        self._features = Features(self._space)
         known = {trial.number: trial for trial in history}
         taken = [(trial, known[trial.donor]) for trial in history if trial.donor in known and trial.slot.generation is not None]
         ended = [(trial, donor) for trial, donor in taken if not trial.active][-ROWS:]
         self._running = [(trial, donor) for trial, donor in taken if trial.active]
         self._known = known
         gains = np.array([improvement(trial, donor) for trial, donor in ended])
-        self._y = _standardised(gains)
+        self._y = standardised(gains)
         self._t = np.array([_time(trial) for trial, _ in ended])
         befores = np.array([donor.loss for _, donor in ended])
         finite = befores[np.isfinite(befores)]
@@ -115,8 +117,11 @@ class _Model:
         """The parameters that promise most for a copy."""
         donor, rng = step.donor, stream(self._problem.seed, number, "pb2/explore")
         assert donor is not None
+        names = self._names.of(step, beside)
         if self._gp is None:
-            return self._space.sample(rng)
+            u = rng.random(len(self._space))
+            u[list(names)] = list(names.values())
+            return self._space.decode(u)
         gp = self._gp
         running = [(trial.params, trial.slot.generation or 0, before.loss) for trial, before in self._running]
         running += [
@@ -133,7 +138,7 @@ class _Model:
             X = self._points(C, np.repeat(before, len(C)))
             return np.asarray(gp.mean(X, step.generation) + kappa * wider.deviation(X, step.generation))
 
-        box = self._box(rng, step.generation)
+        box = self._box(names)
         start = encoded(self._space, [donor.params])
         return self._space.decode(np.nan_to_num(maximum(self._space, score, start, rng, EFFORT, box)[0], nan=0.5))
 
@@ -142,24 +147,15 @@ class _Model:
         level = np.clip(np.nan_to_num((before - self._low) / self._span, nan=0.5, posinf=1.0, neginf=0.0), -1.0, 2.0)
         return np.column_stack([level, self._features(U)])
 
-    def _box(self, rng: np.random.Generator, generation: int) -> Box:
-        """The names that a copy gets, chosen by what each has earned, and all that the numbers may be."""
-        d = len(self._space)
-        centre, half = np.full(d, 0.5), np.full(d, 0.5)
-        for j in self._columns.categorical:
-            parameter = self._space.parameters[j]
-            assert parameter.count is not None
-            places = (np.arange(parameter.count) + 0.5) / parameter.count
-            had = np.abs(self._U[:, [j]] - places) < 1e-6
-            weight = (1 - FORGOTTEN) ** (generation - self._t)
-            count = weight @ had
-            earned = (weight * self._y) @ had
-            drawn = earned / (count + 1) + rng.standard_normal(len(places)) / np.sqrt(count + 1)
-            centre[j], half[j] = places[int(drawn.argmax())], 0.0
+    def _box(self, names: Mapping[int, float]) -> Box:
+        """The names that a copy gets, and all that the numbers may be."""
+        centre, half = np.full(len(self._space), 0.5), np.full(len(self._space), 0.5)
+        for j, place in names.items():
+            centre[j], half[j] = place, 0.0
         return Box(centre, half, 1.0)
 
 
-def _standardised(gains: np.ndarray) -> np.ndarray:
+def standardised(gains: np.ndarray) -> np.ndarray:
     """Mean zero and deviation one, cut where single ones stand out; what could not be said, as of a Trial that failed, is worst."""
     found = np.full(len(gains), -CLIP)
     finite = np.isfinite(gains)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hpo_algorithms import Origin, Problem, Space, State, Trial
+from hpo_algorithms.population import pb2
 from hpo_algorithms.population.drift import DriftingGP
 from hpo_algorithms.population.generations import improvement
+from hpo_algorithms.population.names import Bandit, Names, rewarded
 from hpo_algorithms.population.pb2 import PB2
 
 from tests.unit.algorithms.populations import Run, done, failed, slot, training
@@ -40,11 +43,11 @@ def past(space: Space, gain: object, generations: int = 8, members: int = 6, opt
     return history
 
 
-def copies(history: list[Trial], space: Space, seeds: int = 10, **settings: object) -> list[dict[str, object]]:
+def copies(history: list[Trial], space: Space, seeds: int = 10, high: int = 100, **settings: object) -> list[dict[str, object]]:
     method = PB2(population=6, **settings)  # type: ignore[arg-type]
     found = []
     for seed in range(seeds):
-        answer = method.propose(Problem(space, 1, 1, 100, seed), history, len(history), 6)
+        answer = method.propose(Problem(space, 1, 1, high, seed), history, len(history), 6)
         found += [proposal.params for proposal in answer.proposals if proposal.origin is Origin.PERTURBED]
     return found  # type: ignore[return-value]
 
@@ -68,6 +71,20 @@ def test_what_is_unknown_is_said_by_the_standard_deviation_and_not_by_its_square
     at = np.array([[0.5 + apart]])
     assert gp.mean(at, later)[0] == pytest.approx(k * 0.8 / (1 + noise))
     assert gp.deviation(at, later)[0] == pytest.approx(math.sqrt(1 - k**2 / (1 + noise)))
+
+
+def test_a_choice_weighs_the_standard_deviation_by_kappa_and_not_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores: list[np.ndarray] = []
+
+    def spied(space, score, best, rng, effort, box):  # type: ignore[no-untyped-def]
+        scores.append(score(best))
+        return best
+
+    monkeypatch.setattr(pb2, "maximum", spied)
+    monkeypatch.setattr(DriftingGP, "mean", lambda self, X, t: np.full(len(X), 2.0))
+    monkeypatch.setattr(DriftingGP, "deviation", lambda self, X, t: np.full(len(X), 0.5))
+    copies(past(PLANE, lambda params, _: params["x"]), PLANE, seeds=1, kappa=3.0)
+    assert scores and all(each == pytest.approx(2.0 + 3.0 * 0.5) for each in scores)
 
 
 def test_what_happened_long_ago_says_less() -> None:
@@ -170,15 +187,154 @@ def test_a_copy_that_runs_already_is_taken_into_account() -> None:
     assert method.propose(problem, begun, len(begun), 2).proposals == whole[4:], "decided one by one as together"
 
 
-def test_a_name_that_pays_is_chosen_more_often_and_the_others_are_not_forgotten_for_ever() -> None:
-    history = past(NAMED, lambda params, _: 1.0 if params["kind"] == "good" else 0.0)
-    found = copies(history, NAMED, seeds=40)
-    share = np.mean([each["kind"] == "good" for each in found])
-    assert share > 0.6
-    for each in found:
-        assert ("z" in each) == (each["kind"] == "good")
-    even = copies(past(NAMED, lambda params, _: 0.0), NAMED, seeds=40)
-    assert {each["kind"] for each in even} == {"bad", "good", "worse"}
+# Names
+
+
+KINDS = ("a", "b", "c", "d")
+FOUR = Space.from_spec([{"name": "kind", "categorical": {"choices": list(KINDS)}}, {"name": "x", "float": {"min": 0, "max": 1}}])
+
+
+def lived(
+    space: Space, gain: Callable[[dict[str, object], int], float], generations: int = 40, members: int = 6, made: int = 2
+) -> list[Trial]:
+    """A population in which the first members, and those that failed, become copies with parameters drawn by chance; NaN fails."""
+    rng, history = np.random.default_rng(0), []
+    for generation in range(generations):
+        before = history[-members:]
+        fit = [trial for trial in before if trial.state is State.DONE]
+        for member in range(members):
+            own, params, loss = next((t for t in fit if t.slot.member == member), None), space.sample(rng), 0.0
+            donor = own if own is not None and member >= made else next((t for t in fit[::-1] if t is not own), None)
+            if donor is not None:
+                params, loss = donor.params if donor is own else params, donor.losses[0]
+            trial = Trial(len(history), params, generation + 1, slot(generation, member), donor.number if donor else None)
+            gained = gain(params, generation)  # type: ignore[arg-type]
+            history.append(failed(trial) if math.isnan(gained) else done(trial, loss - gained))
+    return history
+
+
+def chances(history: list[Trial], space: Space, generation: int, rounds: int = 40, batch: int = 2) -> np.ndarray:
+    """Of the first parameter's names."""
+    return Names(Problem(space, 1, 1, rounds + 1, 0), history, batch, rounds).chances(generation)[0]
+
+
+def test_a_name_s_chance_is_that_of_the_formula_and_never_above_one() -> None:
+    even, once = Bandit(4, 2, 20), Bandit(3, 1, 20)
+    assert even.gamma == pytest.approx(math.sqrt(4 * math.log(2) / ((math.e - 1) * 2 * 20)))
+    np.testing.assert_allclose(even.chances(np.ones(4) / 4), 0.5)
+    weights = np.array([0.6, 0.3, 0.1])
+    np.testing.assert_allclose(once.chances(weights), (1 - once.gamma) * weights + once.gamma / 3)
+    heavy = even.chances(np.array([0.97, 0.01, 0.01, 0.01]))
+    np.testing.assert_allclose(heavy, [1, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(("names", "plays"), [(2, 1), (3, 2), (5, 3), (7, 6)])
+def test_chances_sum_to_the_plays_and_no_name_is_without_one(names: int, plays: int) -> None:
+    rng, bandit = np.random.default_rng(0), Bandit(names, plays, 30)
+    for _ in range(200):
+        found = bandit.chances(rng.dirichlet(np.full(names, 0.2)) + 1e-12)
+        assert found.sum() == pytest.approx(plays)
+        assert found.max() <= 1
+        assert found.min() >= plays * bandit.gamma / names * (1 - 1e-9)
+
+
+def test_a_draw_holds_different_names_each_as_often_as_its_chance_says() -> None:
+    bandit, weights = Bandit(4, 2, 20), np.array([0.5, 0.3, 0.15, 0.05])
+    drawn = [bandit.draw(weights, np.random.default_rng(seed)) for seed in range(4000)]
+    assert all(len(set(each.tolist())) == 2 for each in drawn)
+    np.testing.assert_allclose(np.bincount(np.concatenate(drawn), minlength=4) / 4000, bandit.chances(weights), atol=0.03)
+
+
+def test_what_a_name_has_earned_is_weighed_by_the_chance_with_which_it_was_drawn() -> None:
+    """By hand, for one draw: w exp(gamma r / (p C)) + e alpha / C; a name that went on with a member was there for certain."""
+    bandit, weights = Bandit(3, 1, 20), np.array([0.5, 0.3, 0.2])
+    p, rate, share = bandit.chances(weights)[1], bandit.gamma / 3, math.e / 20 / 3
+    drawn = np.array([0.5, 0.3 * math.exp(rate * 0.8 / p), 0.2]) + share
+    np.testing.assert_allclose(bandit.after(weights, 1, np.array([1]), np.array([False]), np.array([0.8])), drawn / drawn.sum())
+    both = np.array([0.5, 0.3 * math.exp(rate * (0.8 + 0.4) / 2), 0.2]) + share
+    found = bandit.after(weights, 1, np.array([1, 1]), np.array([False, True]), np.array([0.8, 0.4]))
+    np.testing.assert_allclose(found, both / both.sum())
+
+
+def test_a_reward_is_how_many_of_the_others_improved_less_and_a_failure_is_the_worst() -> None:
+    np.testing.assert_allclose(rewarded(np.array([1.0, 2.0, math.nan])), [0.5, 1.0, 0.0])
+    np.testing.assert_allclose(rewarded(np.array([1.0, 1.0])), [0.5, 0.5])
+    np.testing.assert_allclose(rewarded(np.array([7.0])), [0.5])
+
+
+def test_copies_that_are_made_together_have_different_names_together_and_one_by_one() -> None:
+    history = lived(FOUR, lambda params, _: 0.0, generations=3)
+    for seed in range(3):
+        method, problem = PB2(population=6, truncation=0.5), Problem(FOUR, 1, 1, 100, seed)
+        whole = method.propose(problem, history, len(history), 6).proposals
+        named = [p.params["kind"] for p in whole if p.origin is Origin.PERTURBED]
+        assert len(named) == 3 == len(set(named))
+        alone = list(history)
+        for _ in whole:  # as if killed after each Trial, and begun again
+            (p,) = PB2(population=6, truncation=0.5).propose(problem, list(alone), len(alone), 1).proposals
+            alone.append(Trial(len(alone), p.params, p.budget, p.slot, p.donor))
+        assert [trial.params for trial in alone[len(history) :]] == [p.params for p in whole]
+
+
+def test_the_first_copies_have_different_names_too() -> None:
+    run = Run(PB2(population=8), training(space=FOUR))
+    run.start()
+    run.end_all(lambda trial: float(trial.slot.member or 0))
+    made = [p for p in run.method.propose(run.problem, run.history, 8, 8).proposals if p.origin is Origin.PERTURBED]
+    assert len({p.params["kind"] for p in made}) == 2 == len(made)
+
+
+def test_names_follow_what_is_best_at_the_time_and_the_others_are_tried_for_ever() -> None:
+    history = lived(FOUR, lambda params, generation: 1.0 * (params["kind"] == ("a" if generation < 100 else "b")), 200)
+    early, late = chances(history, FOUR, 100, 200), chances(history, FOUR, 200, 200)
+    assert early.argmax() == 0
+    assert late.argmax() == 1
+    assert early[0] > 1.3 * early[1]
+    assert late[1] > 1.3 * late[2]
+    assert min(early.min(), late.min()) >= 2 * Bandit(4, 2, 200).gamma / 4
+    method = PB2(population=6, truncation=0.4)
+    problems = [Problem(FOUR, 1, 1, 201, seed) for seed in range(10)]
+    made = [p for problem in problems for p in method.propose(problem, history, len(history), 6).proposals]
+    assert {p.params["kind"] for p in made if p.origin is Origin.PERTURBED} == set(KINDS)
+
+
+def test_a_name_with_which_members_fail_is_avoided() -> None:
+    history = lived(FOUR, lambda params, _: math.nan if params["kind"] == "c" else 1.0)
+    found = chances(history, FOUR, 40)
+    assert found.argmin() == 2
+    assert found[2] < 0.8 * np.delete(found, 2).min()
+
+
+def test_where_no_name_is_better_all_stay_about_as_likely() -> None:
+    np.testing.assert_allclose(chances(lived(FOUR, lambda *_: 0.0), FOUR, 40), 0.5, atol=0.1)
+
+
+def test_chances_rest_on_earlier_generations_alone_and_not_on_the_order_in_which_they_ended() -> None:
+    """What was drawn can therefore be weighed later by the chance that it had."""
+    history = lived(FOUR, lambda params, _: 1.0 * (params["kind"] == "a"))
+    before = [trial for trial in history if (trial.slot.generation or 0) < 30]
+    np.testing.assert_array_equal(chances(history, FOUR, 30), chances(before, FOUR, 30))
+    np.testing.assert_array_equal(chances(before[::-1], FOUR, 30), chances(before, FOUR, 30))
+
+
+def test_several_categoricals_are_learnt_apart_and_a_condition_hides_what_it_hides() -> None:
+    space = Space.from_spec(
+        [
+            {"name": "kind", "categorical": {"choices": ["a", "b"]}},
+            {"name": "way", "categorical": {"choices": ["p", "q", "r"]}, "when": [{"parameter": "kind", "in": ["a"]}]},
+            {"name": "x", "float": {"min": 0, "max": 1}},
+        ]
+    )
+    history = lived(space, lambda params, _: 0.5 * (params["kind"] == "a") + (params.get("way") == "q"), 200)
+    found = Names(Problem(space, 1, 1, 201, 0), history, 1, 200).chances(200)
+    assert sorted(found) == [0, 1]
+    assert found[0].argmax() == 0
+    assert found[1].argmax() == 1
+    for each in copies(history, space, seeds=4, high=201):
+        assert ("way" in each) == (each["kind"] == "a")
+
+
+# At first, and in the long run
 
 
 def test_before_anything_is_known_copies_are_drawn_from_the_space() -> None:
@@ -199,11 +355,12 @@ def test_losses_of_any_size_are_taken() -> None:
     assert copies(wild, PLANE, seeds=2)
 
 
+@pytest.mark.parametrize("space", [PLANE, FOUR], ids=["numbers", "names"])
 @pytest.mark.parametrize("measure", [lines, memory])
-def test_a_proposal_costs_no_more_than_its_share_of_a_long_history(measure) -> None:  # type: ignore[no-untyped-def]
+def test_a_proposal_costs_no_more_than_its_share_of_a_long_history(measure, space: Space) -> None:  # type: ignore[no-untyped-def]
     def propose(generations: int):  # type: ignore[no-untyped-def]
-        history = past(PLANE, lambda params, _: params["x"], generations=generations)
-        method, problem = PB2(population=6), Problem(PLANE, 1, 1, 1000, 0)
+        history = past(space, lambda params, _: params["x"], generations=generations)
+        method, problem = PB2(population=6), Problem(space, 1, 1, 1000, 0)
         return lambda: method.propose(problem, history, len(history), 6)
 
     assert_linear(propose, 45, measure)
