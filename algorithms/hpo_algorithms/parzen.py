@@ -52,9 +52,13 @@ class Parzen:
 
     def logpdf(self, C: np.ndarray) -> np.ndarray:
         """log p at each row of C, snapped points of shape (m, d)."""
+        return together(self.kernels(C))
+
+    def kernels(self, C: np.ndarray) -> np.ndarray:
+        """log k_j(x_j, X_ij) for each row x of C, snapped points of shape (m, d): shape (m, n, d)."""
         active = ~np.isnan(C)
         C = np.where(active, C, 0.5)
-        logk = np.zeros((len(C), self._n))
+        logk = np.zeros((len(C), self._n, C.shape[1]))
         for columns, kernel in (
             (self._columns.continuous, self._continuous),
             (self._columns.discrete, self._discrete),
@@ -62,10 +66,8 @@ class Parzen:
         ):
             if len(columns):
                 both = active[:, None, columns] & self._known[None, :, columns]
-                logk += np.where(both, kernel(C[:, columns], columns), 0.0).sum(axis=2)
-        top = np.maximum(logk.max(axis=1, initial=0.0), 0.0)
-        total = np.exp(logk - top[:, None]).sum(axis=1) + np.exp(-top)
-        return np.asarray(top + np.log(total) - math.log(self._n + 1))
+                logk[:, :, columns] = np.where(both, kernel(C[:, columns], columns), 0.0)
+        return logk
 
     def _continuous(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
         h = self._h[columns]
@@ -87,6 +89,19 @@ class Parzen:
         levels = self._columns.levels[columns]
         same = np.abs(C[:, None, :] - self._X[None, :, columns]) < 1e-9
         return np.asarray(np.log(np.where(same, (1 - self._change) * levels + self._change, self._change)))
+
+
+def together(kernels: np.ndarray) -> np.ndarray:
+    """The logarithm of the density of all parameters together, of the logarithms of kernels, shape (m, n, d)."""
+    logk = kernels.sum(axis=2)
+    top = np.maximum(logk.max(axis=1, initial=0.0), 0.0)
+    total = np.exp(logk - top[:, None]).sum(axis=1) + np.exp(-top)
+    return np.asarray(top + np.log(total) - math.log(kernels.shape[1] + 1))
+
+
+def apart(kernels: np.ndarray) -> np.ndarray:
+    """The logarithm of the product of the densities of each parameter alone, of the logarithms of kernels, shape (m, n, d)."""
+    return np.asarray(np.log((1 + np.exp(kernels).sum(axis=1)) / (kernels.shape[1] + 1)).sum(axis=1))
 
 
 def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.encoding import Snapping, encoded
-from hpo_algorithms.parzen import Parzen
+from hpo_algorithms.parzen import Parzen, apart
 from hpo_algorithms.ranking import nondomination, ranked
 from hpo_algorithms.samplers.tpe import TPE
 
@@ -51,6 +51,7 @@ def test_a_density_integrates_to_one_over_the_space(n):
     density = Parzen(MIXED, encoded(MIXED, [MIXED.sample(rng) for _ in range(n)]), 0.7)
     uniform = encoded(MIXED, [MIXED.sample(rng) for _ in range(20_000)])
     assert np.exp(density.logpdf(uniform)).mean() == pytest.approx(1.0, abs=0.05)
+    assert np.exp(apart(density.kernels(uniform))).mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_draws_follow_the_density():
@@ -63,6 +64,14 @@ def test_draws_follow_the_density():
 def test_proposals_gather_where_losses_are_low():
     drawn = proposals(LINE, trials(LINE, 40, lambda p: abs(p["x"] - 0.3)))
     assert statistics.median(abs(p["x"] - 0.3) for p in drawn) < 0.05
+
+
+def test_what_one_parameter_alone_does_is_seen_among_many_that_do_nothing():
+    space = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(12)])
+    history = trials(space, 30, lambda p: abs(p["x5"] - 0.3) + 0.2 * abs(p["x7"] - 0.8))
+    drawn = proposals(space, history)
+    assert statistics.median(abs(p["x5"] - 0.3) for p in drawn) < 0.05
+    assert statistics.median(abs(p["x7"] - 0.8) for p in drawn) < 0.25
 
 
 def test_proposals_keep_away_from_active_trials():
