@@ -54,7 +54,7 @@ def maximum(
     found, found_scores = [C], [scores]
     for round_ in range(effort.rounds):
         step = 0.15 * 0.4**round_
-        U = moved(columns, rng, np.repeat(X, effort.tries, axis=0), step)
+        U = _moved(columns, rng, np.repeat(X, effort.tries, axis=0), step)
         C = snap(U if box is None else _within(U, box))
         scores = score(C)
         found.append(C)
@@ -81,10 +81,10 @@ def _uniform(columns: Columns, rng: np.random.Generator, count: int, box: Box | 
 
 def _around(columns: Columns, rng: np.random.Generator, best: np.ndarray, count: int) -> np.ndarray:
     chosen = best[rng.integers(len(best), size=count)]
-    return moved(columns, rng, chosen, 10.0 ** rng.uniform(-2.5, -0.5, size=(count, 1)))
+    return _moved(columns, rng, chosen, 10.0 ** rng.uniform(-2.5, -0.5, size=(count, 1)))
 
 
-def moved(columns: Columns, rng: np.random.Generator, X: np.ndarray, step: float | np.ndarray) -> np.ndarray:
+def _moved(columns: Columns, rng: np.random.Generator, X: np.ndarray, step: float | np.ndarray) -> np.ndarray:
     """Each row with some of its coordinates changed: numbers by a normal step, at least to the next value, categoricals to any."""
     m, d = X.shape
     share = rng.choice([1.0, 0.5, 2.0 / max(d, 2)], size=(m, 1))
@@ -93,11 +93,12 @@ def moved(columns: Columns, rng: np.random.Generator, X: np.ndarray, step: float
     fresh = rng.random((m, d))
     # A discrete value has to move by about a whole cell to be another one at all.
     spread = np.maximum(step, 0.7 / columns.levels)
-    there = np.clip(X + spread * rng.standard_normal((m, d)), 0.0, 1.0)
+    moved = np.clip(X + spread * rng.standard_normal((m, d)), 0.0, 1.0)
     named = columns.categorical
     change[:, named] &= rng.random((m, len(named))) < 0.3
-    there[:, named] = fresh[:, named]
-    return np.asarray(np.where(np.isnan(X), fresh, np.where(change, there, X)))
+    moved[:, named] = fresh[:, named]
+    moved = np.where(np.isnan(X), fresh, np.where(change, moved, X))
+    return np.asarray(moved)
 
 
 def _within(U: np.ndarray, box: Box) -> np.ndarray:

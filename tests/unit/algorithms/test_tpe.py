@@ -66,12 +66,13 @@ def test_proposals_gather_where_losses_are_low():
     assert statistics.median(abs(p["x"] - 0.3) for p in drawn) < 0.05
 
 
-def test_what_one_parameter_alone_does_is_seen_among_many_that_do_nothing():
-    space = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(12)])
-    history = trials(space, 30, lambda p: abs(p["x5"] - 0.3) + 0.2 * abs(p["x7"] - 0.8))
-    drawn = proposals(space, history)
-    assert statistics.median(abs(p["x5"] - 0.3) for p in drawn) < 0.05
-    assert statistics.median(abs(p["x7"] - 0.8) for p in drawn) < 0.25
+def test_one_lucky_trial_does_not_outweigh_what_the_third_best_and_the_worst_say_of_a_parameter():
+    space = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y", "z")])
+    places = [0.9, *np.linspace(0.1, 0.3, 3), *np.linspace(0.7, 1.0, 6)]  # the best, the others of the third, all others
+    rng = np.random.default_rng(0)
+    drawn = [{"x": float(x), "y": float(rng.random()), "z": float(rng.random())} for x in places]
+    history = [Trial(i, p, state=State.DONE, losses=(float(i),)) for i, p in enumerate(drawn)]
+    assert statistics.median(p["x"] for p in proposals(space, history)) < 0.5
 
 
 def test_proposals_keep_away_from_active_trials():
