@@ -71,24 +71,21 @@ class TPE:
         n_good = max(1, min(math.ceil(self.good_share * results.usable), MAX_GOOD))
         n_fair = max(n_good, min(math.ceil(FAIR_SHARE * results.usable), MAX_GOOD))
         # The others, sorted by rank, are thinned out evenly, so that their density keeps its shape whatever the number of Trials.
-        others = results.trials[n_good:n_fair] + results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))]
-        X_good = encoded(space, [trial.params for trial in results.trials[:n_good]])
-        X_bad = encoded(space, [trial.params for trial in [*others, *results.active]])
-        good = Parzen(space, X_good, self.bandwidth)
+        seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]
+        X = encoded(space, [trial.params for trial in seen])
+        good = Parzen(space, X[:n_good], self.bandwidth)
 
         def one(number: int, attempt: int) -> Draw:
-            nonlocal X_bad
-            rng = stream(problem.seed, number, f"tpe/{attempt}")
-            bad = Parzen(space, X_bad, self.bandwidth)
-            C = good.sample(rng, self.candidates)
-            near, far = good.kernels(C), bad.kernels(C)
-            both = np.concatenate([near, far], axis=1)
+            nonlocal X
+            C = good.sample(stream(problem.seed, number, f"tpe/{attempt}"), self.candidates)
+            near, far = good.kernels(C), Parzen(space, X[n_good:], self.bandwidth).kernels(C)
+            both = np.concatenate([near, far], axis=2)
             scores = together(near) - together(far)
-            scores += (apart(both[:, :n_fair]) - apart(both[:, n_fair:])) / math.sqrt(n_good)
+            scores += (apart(both[..., :n_fair]) - apart(both[..., n_fair:])) / math.sqrt(n_good)
             if space.size is not None:
-                scores[among(C, np.vstack([X_good, X_bad]))] = -np.inf
-            params = space.decode(C[np.argmax(scores)])
-            X_bad = np.vstack([X_bad, encoded(space, [params])])
-            return Draw(params)
+                scores[among(C, X)] = -np.inf
+            chosen = C[np.argmax(scores)]
+            X = np.vstack([X, chosen])
+            return Draw(space.decode(chosen))
 
         return novel(problem, history, numbers, one)
