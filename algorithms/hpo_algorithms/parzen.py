@@ -52,41 +52,62 @@ class Parzen:
 
     def logpdf(self, C: np.ndarray) -> np.ndarray:
         """log p at each row of C, snapped points of shape (m, d)."""
+        return together(self.kernels(C))
+
+    def kernels(self, C: np.ndarray) -> np.ndarray:
+        """log k_j(x_j, X_ij) for each row x of C, snapped points of shape (m, d): shape (d, m, n), over which sums are quick."""
         active = ~np.isnan(C)
         C = np.where(active, C, 0.5)
-        logk = np.zeros((len(C), self._n))
+        logk = np.empty((C.shape[1], len(C), self._n))
         for columns, kernel in (
             (self._columns.continuous, self._continuous),
             (self._columns.discrete, self._discrete),
             (self._columns.categorical, self._categorical),
         ):
             if len(columns):
-                both = active[:, None, columns] & self._known[None, :, columns]
-                logk += np.where(both, kernel(C[:, columns], columns), 0.0).sum(axis=2)
-        top = np.maximum(logk.max(axis=1, initial=0.0), 0.0)
-        total = np.exp(logk - top[:, None]).sum(axis=1) + np.exp(-top)
-        return np.asarray(top + np.log(total) - math.log(self._n + 1))
+                logk[columns] = kernel(C[:, columns], columns)
+        if not (active.all() and self._known.all()):
+            logk[~(active.T[:, :, None] & self._known.T[:, None, :])] = 0.0
+        return logk
 
     def _continuous(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        h = self._h[columns]
-        z = (C[:, None, :] - self._X[None, :, columns]) / h
-        norm = np.log(self._mass[:, columns] * h) + LOG_SQRT_2PI
-        return np.asarray(-0.5 * z * z - norm)
+        h = self._h[columns, None]
+        z = (C.T / h)[:, :, None] - (self._X.T[columns] / h)[:, None, :]
+        norm = np.log(self._mass.T[columns] * h) + LOG_SQRT_2PI
+        return np.asarray(-0.5 * z * z - norm[:, None, :])
 
     def _discrete(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        logk = np.empty((len(C), self._n, len(columns)))
+        logk = np.empty((len(columns), len(C), self._n))
         for k, j in enumerate(columns):
             values, which = np.unique(C[:, k], return_inverse=True)  # a handful, so that each mass is computed once
             low, high = cells(self._space, columns[k : k + 1], values[:, None])
             X, h = self._X[:, j], self._h[j]
             mass = ndtr((high - X) / h) - ndtr((low - X) / h)
-            logk[:, :, k] = np.log(np.maximum(mass, TINY) / (self._mass[:, j] * (high - low)))[which]
+            logk[k] = np.log(np.maximum(mass, TINY) / (self._mass[:, j] * (high - low)))[which]
         return logk
 
     def _categorical(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
         levels = self._columns.levels[columns]
-        same = np.abs(C[:, None, :] - self._X[None, :, columns]) < 1e-9
-        return np.asarray(np.log(np.where(same, (1 - self._change) * levels + self._change, self._change)))
+        same = np.abs(C.T[:, :, None] - self._X.T[columns][:, None, :]) < 1e-9
+        kept, other = np.log((1 - self._change) * levels + self._change), np.log(self._change)
+        return np.asarray(np.where(same, kept[:, None, None], other[:, None, None]))
+
+
+def together(kernels: np.ndarray) -> np.ndarray:
+    """The logarithm of the density of all parameters together, of the logarithms of kernels, shape (d, m, n)."""
+    logk = kernels.sum(axis=0)
+    top = np.maximum(logk.max(axis=1, initial=0.0), 0.0)
+    total = np.exp(logk - top[:, None]).sum(axis=1) + np.exp(-top)
+    return np.asarray(top + np.log(total) - math.log(kernels.shape[2] + 1))
+
+
+def apart(kernels: np.ndarray) -> np.ndarray:
+    """The logarithm of the product of the densities of each parameter alone, of the logarithms of kernels, shape (d, m, n).
+
+    In single precision: the exponentials are most of a proposal's time, and that is a third of it.
+    """
+    sums = np.exp(kernels.astype(np.float32)).sum(axis=2, dtype=float)
+    return np.asarray(np.log((1 + sums) / (kernels.shape[2] + 1)).sum(axis=0))
 
 
 def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.encoding import Snapping, encoded
-from hpo_algorithms.parzen import Parzen
+from hpo_algorithms.parzen import Parzen, apart
 from hpo_algorithms.ranking import nondomination, ranked
 from hpo_algorithms.samplers.tpe import TPE
 
@@ -51,6 +51,7 @@ def test_a_density_integrates_to_one_over_the_space(n):
     density = Parzen(MIXED, encoded(MIXED, [MIXED.sample(rng) for _ in range(n)]), 0.7)
     uniform = encoded(MIXED, [MIXED.sample(rng) for _ in range(20_000)])
     assert np.exp(density.logpdf(uniform)).mean() == pytest.approx(1.0, abs=0.05)
+    assert np.exp(apart(density.kernels(uniform))).mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_draws_follow_the_density():
@@ -63,6 +64,15 @@ def test_draws_follow_the_density():
 def test_proposals_gather_where_losses_are_low():
     drawn = proposals(LINE, trials(LINE, 40, lambda p: abs(p["x"] - 0.3)))
     assert statistics.median(abs(p["x"] - 0.3) for p in drawn) < 0.05
+
+
+def test_one_lucky_trial_does_not_outweigh_what_the_third_best_and_the_worst_say_of_a_parameter():
+    space = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y", "z")])
+    places = [0.9, *np.linspace(0.1, 0.3, 3), *np.linspace(0.7, 1.0, 6)]  # the best, the others of the third, all others
+    rng = np.random.default_rng(0)
+    drawn = [{"x": float(x), "y": float(rng.random()), "z": float(rng.random())} for x in places]
+    history = [Trial(i, p, state=State.DONE, losses=(float(i),)) for i, p in enumerate(drawn)]
+    assert statistics.median(p["x"] for p in proposals(space, history)) < 0.5
 
 
 def test_proposals_keep_away_from_active_trials():
