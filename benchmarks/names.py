@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hpo_algorithms import registry
 from hpo_algorithms.encoding import Columns, encoded
 from hpo_algorithms.population.generations import Step, improvement
 from hpo_algorithms.population.names import Names
@@ -20,7 +19,6 @@ from hpo_algorithms.trials import History, Problem, Proposal
 FORGOTTEN = 0.1  # of what a name has earned, a generation
 
 NAMED = {"pb2_thompson": "benchmarks.names:Thompson", "pb2_uniform": "benchmarks.names:Uniform"}
-registry.ALGORITHMS.update(NAMED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
     """The best loss at the end of a population of ours, or of as many Trials with constant settings."""
-    from hpo_algorithms import Optimizer, Space
+    from hpo_algorithms import Optimizer, Space, registry
 
     (name, settings), space = next(iter(algorithm.items())), Space.from_spec(task.spec)
+    registry.ALGORITHMS.update({name: NAMED[name]} if name in NAMED else {})  # no Study can name them
     populated = name != "random"
     given = task.given[:members] if len(task.given) == members else ()
     optimizer = Optimizer(
