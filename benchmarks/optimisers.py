@@ -5,19 +5,17 @@ Ours are named as in a Study, with settings in brackets: `tpe`, `tpe[candidates=
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cache import source_of
+
 Spec = Sequence[Mapping[str, Any]]
 Conversation = Generator[dict[str, Any], float, None]
-
-ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms" / "hpo_algorithms"
 
 
 def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
@@ -49,16 +47,9 @@ def settings_of(name: str) -> tuple[str, dict[str, Any]]:
 
 def fingerprint(name: str) -> str:
     """Changes whenever our code for a sampler may have changed, so that stale results are never read."""
-    from hpo_algorithms import ALGORITHMS as REGISTRY
+    from hpo_algorithms import ALGORITHMS
 
-    digest, module = hashlib.blake2b(digest_size=6), REGISTRY[name.partition("[")[0]].partition(":")[0].rpartition(".")[2]
-    for path in sorted([*ALGORITHMS.glob("samplers/*.py"), *ALGORITHMS.glob("gp/*.py")]):
-        gp = path.stem.startswith("gp") or path.parent.name == "gp"
-        shared = ("novelty", "population", "random") if module in ("cmaes", "ga", "pso", "nsga2") else ("novelty", "random")
-        ga = module == "nsga2" and path.stem == "ga"
-        if path.stem in (*shared, module) or ga or module == "auto" or (module in ("gp", "smac", "botorch") and gp):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return source_of(ALGORITHMS[name.partition("[")[0]])
 
 
 def _value(text: str) -> Any:

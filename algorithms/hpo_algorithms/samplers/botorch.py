@@ -43,9 +43,9 @@ class BoTorch:
     """Proposes what BoTorch's acquisitions value most on the Gaussian processes of `gp` [Balandat2020].
 
     1. The first `startupTrials` are spread evenly over the space.
-    2. The two models of `gp` are fitted to all Trials, with its treatment of conditions, categoricals, budgets, and of Trials that
-       failed or broke a constraint.
-    3. Each point is valued, and the mean over both models taken. `logEI`: by how much it will be better than the best of what is
+    2. The three models of `gp` are fitted to all Trials, with its treatment of conditions, categoricals, budgets, and of Trials
+       that failed or broke a constraint.
+    3. Each point is valued, and the mean over the models taken. `logEI`: by how much it will be better than the best of what is
        known and of what is active, all of which are uncertain. `knowledgeGradient`: by how much the best expectation will
        improve, wherever it is. `jointEntropySearch`: what it tells about the optimum.
     4. The search for the largest value is that of `gp`.
