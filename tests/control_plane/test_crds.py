@@ -283,6 +283,7 @@ ENDED = {
     "observation": {
         "source": "TerminationMessage",
         "step": 9,
+        "objective": "0.25",
         "metrics": [{"name": "loss", "value": "0.25"}, {"name": "accuracy", "value": "NaN"}],
         "curve": [{"step": step, "value": "0.5"} for step in range(64)],
     },

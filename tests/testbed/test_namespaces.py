@@ -100,8 +100,9 @@ def test_inside_there_is_no_network_but_loopback_and_no_process_but_ours() -> No
 
 
 def test_the_shell_of_make_cluster_has_kubectl_and_an_operator_that_runs_Studies_and_leaves_nothing(tmp_path: Path) -> None:
-    asked = subprocess.run(["make", "--dry-run", "--always-make", "cluster"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert asked.stdout.splitlines()[-1].endswith("-m tests.testbed shell")
+    asked = ["make", "--no-print-directory", "--dry-run", "--always-make", "cluster"]
+    made = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert made.splitlines()[-1].endswith("-m tests.testbed shell")
     (tmp_path / "study.json").write_text(json.dumps(study("by-hand", "default", trials=2)))
     typed = f"""
         kubectl get nodes --output=name
