@@ -355,6 +355,11 @@ def test_kubectl_get_trials_says_what_was_tried_and_what_came_of_it(told: Told, 
         assert (row["ORIGIN"], row["ATTEMPTS"]) == ("Sampled", "1")
 
 
+def log_of(crowd: Crowd) -> list[Object]:
+    """The operator's log, line by line, without what the harness adds."""
+    return [json.loads(line) for line in crowd.operator.said().splitlines() if not line.startswith("---")]
+
+
 def test_every_line_of_the_log_is_JSON_and_names_the_Study_that_it_is_about(crowd: Crowd) -> None:
     pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none"}]}
     metadata = {"name": "taken-0", "namespace": NAMESPACE}
@@ -364,7 +369,7 @@ def test_every_line_of_the_log_is_JSON_and_names_the_Study_that_it_is_about(crow
     wait_for_condition(crowd.plane, wanted, "Progressing", "NameConflict")
     crowd.api.delete(*JOB, "taken-0", NAMESPACE)
     crowd.end_of(wanted)
-    lines = [json.loads(line) for line in crowd.operator.said().splitlines() if not line.startswith("---")]  # that is the harness
+    lines = log_of(crowd)
     assert all(line.keys() >= {"time", "level", "message"} for line in lines)
     about = [line for line in lines if line.get("study") == f"{NAMESPACE}/taken" and line["level"] == "WARNING"]
     refused = [line for line in about if "trying again in" in line["message"]]
@@ -374,8 +379,7 @@ def test_every_line_of_the_log_is_JSON_and_names_the_Study_that_it_is_about(crow
 
 def test_the_log_tells_of_each_Trial_that_ends_and_names_it(told: Told, crowd: Crowd) -> None:
     def ends() -> dict[str, str]:
-        lines = [json.loads(line) for line in crowd.operator.said().splitlines() if not line.startswith("---")]
-        about = [line for line in lines if line.get("study") == f"{NAMESPACE}/ended" and "trial" in line]
+        about = [line for line in log_of(crowd) if line.get("study") == f"{NAMESPACE}/ended" and "trial" in line]
         return {line["trial"]: line["message"].partition(":")[0] for line in about}
 
     wanted = {f"{NAMESPACE}/{each['metadata']['name']}": reason(each) for each in crowd.trials(told.ended)}
