@@ -334,6 +334,14 @@ def test_several_categoricals_are_learnt_apart_and_a_condition_hides_what_it_hid
         assert ("way" in each) == (each["kind"] == "a")
 
 
+def test_a_number_that_depends_on_a_name_is_there_with_that_name_alone() -> None:
+    found = copies(past(NAMED, lambda params, _: 1.0 if params["kind"] == "good" else 0.0), NAMED, seeds=40)
+    for each in found:
+        assert ("z" in each) == (each["kind"] == "good")
+    even = copies(past(NAMED, lambda params, _: 0.0), NAMED, seeds=40)
+    assert {each["kind"] for each in even} == {"bad", "good", "worse"}
+
+
 # At first, and in the long run
 
 
