@@ -270,11 +270,12 @@ class ControlPlane:
         return self.run_beside(name, program(name), *arguments)
 
     def restart(self, name: str) -> None:
-        """Kills a component as a crash would, starts it again, and waits for the API server where it is that."""
+        """Kills a component as a crash would, starts it again, and waits for the API server where it is that.
+
+        Not for KWOK: 0.8.0 may die, or leave a pod alone for ever, where it finds nodes and pods as it starts.
+        """
         component = self.component(name)
         component.kill()
-        if name == "kwok":
-            self._release_simulated_nodes()
         component.start()
         self.wait_until_ready()
 
@@ -286,12 +287,6 @@ class ControlPlane:
     def is_whole(self) -> bool:
         """Whether all components run and the API server is ready: whether a test may use it after another has broken it."""
         return bool(self._components) and all(each.running for each in self._components.values()) and self._is_ready()
-
-    def _release_simulated_nodes(self) -> None:
-        """A new KWOK has a new identity, and would wait until the leases of the old one have expired."""
-        for node in self.api.objects("v1", "Node"):
-            if SIMULATED in node["metadata"].get("annotations", {}):
-                self.api.delete("coordination.k8s.io/v1", "Lease", node["metadata"]["name"], namespace="kube-node-lease")
 
     # How it is started
 
@@ -361,7 +356,7 @@ class ControlPlane:
             "--secure-port=0",  # nobody asks it, and it need not make a certificate
             f"--service-account-private-key-file={self._key}",
             f"--root-ca-file={self.certificate}",
-            "--node-monitor-grace-period=600s",  # two busy cores may let a lease wait
+            "--node-monitor-grace-period=24h",  # simulated nodes hold no lease
             *rate,
         )
         scheduler = self.state / "scheduler.yaml"
@@ -374,7 +369,7 @@ class ControlPlane:
             f"--kubeconfig={self.kubeconfig('system:kwok')}",
             f"--config={stages}",
             f"--manage-nodes-with-annotation-selector={SIMULATED}=fake",
-            "--node-lease-duration-seconds=200",
+            "--node-lease-duration-seconds=0",  # it drops for ever what a pod does until it sees its own lease
             f"--node-ip={network.NODE_ADDRESS}",
             f"--cidr={network.SIMULATED_POD_RANGE}",
         )

@@ -175,7 +175,7 @@ def test_requests_are_counted_by_user(control_plane: ControlPlane, namespace: st
     assert wait_until("the requests in the log", seen) == [("create", True, 201), ("get", False, 200)]
 
 
-@pytest.mark.parametrize("component", ["kube-apiserver", "kwok", "kube-controller-manager"])
+@pytest.mark.parametrize("component", ["kube-apiserver", "kube-controller-manager"])
 def test_trials_go_on_after_a_crash_of(component: str, control_plane: ControlPlane, namespace: str) -> None:
     before = make_job("before", namespace, annotations={DELAY: "1s"})
     control_plane.apply([before])
