@@ -109,6 +109,11 @@ class Ensemble:
         return self if shrink == 1 else Ensemble(tuple(model.rescaled(shrink) for model in self.models), self.bests)
 
     @property
+    def scales(self) -> np.ndarray:
+        """The length scale of each parameter, geometric mean over models."""
+        return np.asarray(np.exp(np.mean([model.theta[:-2] for model in self.models], axis=0)))
+
+    @property
     def surest(self) -> GP:
         """The model that says best from the other points what each of the good half of them is.
 

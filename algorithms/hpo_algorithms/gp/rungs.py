@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtri
 
 from hpo_algorithms.gp.ensemble import MEMBERS, Ensemble, thinned
+from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP, Prior, fit
 from hpo_algorithms.gp.outputs import winsorised
@@ -32,16 +33,19 @@ class RungSurrogate:
 
     One sees quantiles that are matched across budgets (`matched`), and expects long length scales; the other losses that are moved
     to one level (`hpo_algorithms.gp.surrogate.aligned`) and winsorised, and expects short ones. `ensemble` improves on the
-    lowest mean at the full budget; `X` are the encodings, shape (n, d), that it rests on.
+    lowest mean at the full budget of `X`, encodings, shape (n, d). `losses` are all results, comparable across budgets, infinite
+    where there is none or a constraint is broken. `feasibility` says where the constraints are kept, where a Trial has broken one.
     """
 
     ensemble: Ensemble
     X: np.ndarray
+    losses: np.ndarray
+    feasibility: Feasibility | None
     _features: Features
 
     @classmethod
     def of(cls, space: Space, results: Results) -> RungSurrogate:
-        """Fit to results of one objective, at least two of them usable."""
+        """Fit to results of one objective, at least two of them usable. Those that break a constraint teach like others."""
         features = Features(space)
         owner = np.append(features.owner, features.owner.max() + 1)
         first = _until(results, milestone(len(results.Y)))
@@ -54,8 +58,12 @@ class RungSurrogate:
             target = np.ascontiguousarray(winsorised(y_first[few]))
             theta = _fitted(A.shape, A.tobytes(), target.tobytes(), tuple(owner.tolist()), prior)
             models.append(GP(F[many], winsorised(y[many]), owner, theta))
-        found = cls(Ensemble(tuple(models), ()), results.X[many], features)
-        return cls(found.ensemble.expecting(found.features(found.X)), found.X, features)
+        told, broken = np.isfinite(results.told[:, 0]), results.violation > 0
+        feasibility = Feasibility.of(F[told], results.violation[told], owner) if broken[told].any() else None
+        kept = many[~broken[many]]
+        losses = np.where(told & ~broken, targets[0], np.inf)
+        found = cls(Ensemble(tuple(models), ()), results.X[kept if len(kept) else many], losses, feasibility, features)
+        return replace(found, ensemble=found.ensemble.expecting(found.features(found.X)))
 
     def features(self, X: np.ndarray) -> np.ndarray:
         """Features of encodings, shape (n, d), at the full budget."""
@@ -70,7 +78,7 @@ class RungSurrogate:
     @property
     def insight(self) -> float:
         """Rank correlation between results and what the others say of them, less its standard error: few points flatter it."""
-        return self.ensemble.insight - 1 / math.sqrt(len(self.X))
+        return self.ensemble.insight - 1 / math.sqrt(len(self.ensemble.models[0].y))
 
 
 def matched(results: Results, losses: np.ndarray) -> np.ndarray:
@@ -125,13 +133,14 @@ def milestone(count: int) -> int:
 
 def _until(results: Results, count: int) -> Results:
     """The first results, by number; at least two usable ones among them."""
-    usable = np.flatnonzero(np.isfinite(results.Y[:, 0]))
+    usable = np.flatnonzero(np.isfinite(results.told[:, 0]))
     n = max(count, int(usable[min(1, len(usable) - 1)]) + 1)
-    return Results(results.X[:n], results.Y[:n], results.reach[:n], results.active)
+    first = replace(results, X=results.X[:n], Y=results.Y[:n], reach=results.reach[:n])
+    return replace(first, told=results.told[:n], violation=results.violation[:n])
 
 
 def _targets(results: Results) -> tuple[np.ndarray, np.ndarray]:
-    losses = results.Y[:, 0]
+    losses = results.told[:, 0]
     found = matched(results, losses), aligned(results, losses)
     good = np.isfinite(losses)
     return tuple(np.where(good, each, each[good].max()) for each in found)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpo_algorithms.encoding import encoded
 from hpo_algorithms.gp.ensemble import Ensemble
+from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP
 from hpo_algorithms.space import Params, Space
@@ -23,40 +24,50 @@ class Results:
 
     `X` are encodings, `Y` losses, shape (n, objectives), infinite where there is no result or a constraint is broken; `reach` is
     how far each Trial trained, as a share of the logarithm of the whole way. `active` are encodings of what has no result yet.
+    `told` are losses that are finite also where a constraint is broken, by `violation`, shape (n,).
     """
 
     X: np.ndarray
     Y: np.ndarray
     reach: np.ndarray
     active: np.ndarray
+    told: np.ndarray
+    violation: np.ndarray
 
     @classmethod
     def of(cls, problem: Problem, history: History) -> Results:
         """Read a history."""
         ended = [trial for trial in history if trial.state is not State.ACTIVE]
         active = [trial for trial in history if trial.state is State.ACTIVE]
-        Y = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
-        Y[~np.isfinite(Y).all(axis=1)] = np.inf
+        told = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
+        violation = np.array([trial.violation for trial in ended])
+        told[~np.isfinite(told).all(axis=1) | ~np.isfinite(violation)] = np.inf
+        Y = np.where(violation[:, None] > 0, np.inf, told)
         reach = np.array([_reach(trial, problem) for trial in ended])
-        return cls(_encoded(problem.space, ended), Y, reach, _encoded(problem.space, active))
+        return cls(_encoded(problem.space, ended), Y, reach, _encoded(problem.space, active), told, violation)
 
     @property
     def usable(self) -> int:
         """How many have a result."""
         return int(np.isfinite(self.Y[:, 0]).sum())
 
-    def weighted(self, weights: np.ndarray) -> np.ndarray:
-        """One loss of several by the augmented Chebyshev norm: shape (n,). With one objective that objective as it is."""
-        if self.Y.shape[1] == 1:
-            return self.Y[:, 0]
-        good = np.isfinite(self.Y[:, 0])
-        low, high = self.Y[good].min(axis=0), np.quantile(self.Y[good], 0.75, axis=0)
-        scaled = weights * (self.Y - low) / np.maximum(high - low, 1e-12)
-        return np.where(good, scaled.max(axis=1) + 0.05 * np.where(good[:, None], scaled, 0.0).sum(axis=1), np.inf)
+    def weighted(self, weights: np.ndarray, broken: bool = False) -> np.ndarray:
+        """One loss of several by the augmented Chebyshev norm: shape (n,). With one objective that objective as it is.
+
+        Those of Trials that break a constraint are infinite, unless `broken` ones are wanted, too.
+        """
+        told = self.told
+        if told.shape[1] > 1:
+            good = np.isfinite(told[:, 0])
+            low, high = told[good].min(axis=0), np.quantile(told[good], 0.75, axis=0)
+            scaled = weights * (told - low) / np.maximum(high - low, 1e-12)
+            told = scaled.max(axis=1, keepdims=True) + 0.05 * np.where(good[:, None], scaled, 0.0).sum(axis=1, keepdims=True)
+            told[~good] = np.inf
+        return told[:, 0] if broken else np.where(self.violation > 0, np.inf, told[:, 0])
 
 
 def _losses(trial: Trial, objectives: int) -> Sequence[float]:
-    if trial.state not in (State.DONE, State.STOPPED) or not trial.violation <= 0 or len(trial.losses) != objectives:
+    if trial.state not in (State.DONE, State.STOPPED) or len(trial.losses) != objectives:
         return (math.nan,) * objectives
     return trial.losses
 
@@ -84,6 +95,9 @@ class Surrogate:
     """The ensemble fitted to one Study. Where Trials trained for different times, the reach is a feature like any parameter, and
     losses are compared with others at the same reach.
 
+    Where Trials have broken outcome constraints, their losses teach the models like any others; what others have to improve on
+    is the best of those that keep them.
+
     Args:
         results: with at least two usable ones.
         losses: one for each result, infinite where there is none.
@@ -93,16 +107,30 @@ class Surrogate:
     def __init__(self, space: Space, results: Results, losses: np.ndarray, earlier: Sequence[GP] = ()) -> None:
         self.space, self._features = space, Features(space)
         self._several = bool(np.ptp(results.reach) > 0)
-        owner = self._features.owner
+        self._owner = self._features.owner
         if self._several:
-            owner = np.append(owner, owner.max() + 1)
+            self._owner = np.append(self._owner, self._owner.max() + 1)
             losses = aligned(results, losses)
         F = np.ascontiguousarray(self.features(results.X, results.reach))
-        self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(owner.tolist()), tuple(earlier))
-        self.losses, self.results = losses, results
-        if self._several:  # what matters is the best at the full budget, which may not have been run
-            full = self.features(results.X[np.isfinite(losses)])
-            self.ensemble = self.ensemble.expecting(full)
+        self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(self._owner.tolist()), tuple(earlier))
+        self.results = results
+        self.losses = np.where(results.violation > 0, np.inf, losses)
+        kept = results.X[np.isfinite(self.losses)]
+        if len(kept) and (
+            self._several or self.constrained
+        ):  # of the first, the best at the full budget, which may not have been run
+            self.ensemble = self.ensemble.expecting(self.features(kept))
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a Trial has broken a constraint."""
+        return bool((self.results.violation[np.isfinite(self.results.told[:, 0])] > 0).any())
+
+    def feasibility(self) -> Feasibility:
+        """What the Trials say of where the constraints are kept; one at least must have broken one."""
+        told = np.isfinite(self.results.told[:, 0])
+        F = self.features(self.results.X[told], self.results.reach[told])
+        return Feasibility.of(F, self.results.violation[told], self._owner)
 
     def features(self, X: np.ndarray, reach: np.ndarray | float = 1.0) -> np.ndarray:
         """Features of encodings, shape (n, d), trained to `reach`."""
@@ -113,7 +141,10 @@ class Surrogate:
         """Encodings of the `count` best configurations: by their loss, or by what is expected of them at the full budget."""
         good = np.flatnonzero(np.isfinite(self.losses))
         order = self.losses[good]
-        if self._several:
+        if not len(good):
+            good = np.flatnonzero(np.isfinite(self.results.told[:, 0]))
+            order = self.results.violation[good]
+        elif self._several:
             F = self.features(self.results.X[good])
             order = np.mean([model.predict(F)[0] for model in self.ensemble.models], axis=0)
         return np.asarray(self.results.X[good[np.argsort(order, kind="stable")[:count]]])

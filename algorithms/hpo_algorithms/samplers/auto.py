@@ -70,5 +70,5 @@ def tpe_share(problem: Problem, history: History) -> float:
         return 0.5
     if problem.objectives > 1:
         return 0.0
-    insight = Surrogate(problem.space, results, results.weighted(np.ones(1))).ensemble.insight
+    insight = Surrogate(problem.space, results, results.weighted(np.ones(1), broken=True)).ensemble.insight
     return 0.5 * min(max((TRUSTED - insight) / (TRUSTED - DOUBTED), 0.0), 1.0)

@@ -52,6 +52,7 @@ def _ranked(problem: Problem, surrogate: object, X: np.ndarray, known: History, 
     """The best few points for one proposal, best first: where the largest improvement at the full budget is expected."""
     from hpo_algorithms.encoding import encoded
     from hpo_algorithms.gp.acquisition import log_ei
+    from hpo_algorithms.gp.region import region
     from hpo_algorithms.gp.rungs import RungSurrogate
     from hpo_algorithms.gp.search import Effort, maximum
 
@@ -62,14 +63,19 @@ def _ranked(problem: Problem, surrogate: object, X: np.ndarray, known: History, 
     tried = np.vstack([X, fresh])
 
     def score(C: np.ndarray) -> np.ndarray:
-        values = ensemble.score(surrogate.features(C), lambda i, mean, deviation, best: log_ei(mean, deviation, best))
+        F = surrogate.features(C)
+        values = ensemble.score(F, lambda i, mean, deviation, best: log_ei(mean, deviation, best))
+        if surrogate.feasibility is not None:
+            values += surrogate.feasibility.log_probability(F)
         if problem.space.size is not None:
             values[among(C, tried)] = -np.inf
         return values
 
     effort = Effort(uniform=150, near=150, starts=2, tries=12, rounds=4)
     rng = stream(problem.seed, number, "auto/search")
-    return maximum(problem.space, score, surrogate.best(INCUMBENTS), rng, effort)[:RANKED_AT_ONCE]
+    best = surrogate.best(INCUMBENTS)
+    box = region(surrogate.losses, best[0], surrogate.ensemble.scales[: len(problem.space)])
+    return maximum(problem.space, score, best, rng, effort, box)[:RANKED_AT_ONCE]
 
 
 def _of(problem: Problem, ranked: np.ndarray, number: int, attempt: int) -> Draw:

@@ -52,6 +52,7 @@ class GaussianProcess:
     1. The first `startupTrials` are spread evenly over the space by a low-discrepancy sequence.
     2. Three models are fitted to all Trials (`hpo_algorithms.gp`): Matern-5/2, one length scale a parameter, the most likely
        hyperparameters. Failed and infeasible Trials count as the worst known; active ones as if they had brought what is expected.
+       Trials that break an outcome constraint teach the models like others, and a fourth one where constraints are kept.
     3. The acquisition is the mean over the models; it is maximised over candidates all over the space and around the best
        Trials, then by local search.
     4. When the last ten Trials have brought next to nothing, larger improvements are asked for, or the models believed less, in
@@ -83,12 +84,12 @@ class GaussianProcess:
             def search(number: int, active: np.ndarray) -> np.ndarray:
                 weights = stream(problem.seed, number, "gp/weights").dirichlet(np.ones(problem.objectives))
                 earlier = earlier_models(problem, known, weights)
-                surrogate = Surrogate(problem.space, results, results.weighted(weights), earlier)
+                surrogate = Surrogate(problem.space, results, results.weighted(weights, broken=True), earlier)
                 return self._search(problem, surrogate, active, number)
 
             return search
 
-        return searched(problem, history, numbers, self.startup_trials, searcher)
+        return searched(problem, history, numbers, self.startup_trials, searcher, broken=True)
 
     def _search(self, problem: Problem, surrogate: Surrogate, active: np.ndarray, number: int) -> np.ndarray:
         """The best few points for one proposal, best first, none of them known already."""
@@ -109,14 +110,15 @@ class GaussianProcess:
             value, effort = _lowest(ensemble.surest), replace(effort, rounds=FINE)
         else:
             value = self._acquisition(ensemble.doubting(doubt[0]).demanding(doubt[1]), surrogate, rng)
+        if surrogate.constrained:
+            value = _feasible(value, surrogate)
 
         def score(C: np.ndarray) -> np.ndarray:
             values = value(surrogate.features(C))
             values[among(C, known)] = -np.inf
             return values
 
-        scales = np.exp(np.mean([model.theta for model in ensemble.models], axis=0))[: len(problem.space)]
-        box = region(surrogate.losses, best[0], scales)
+        box = region(surrogate.losses, best[0], ensemble.scales[: len(problem.space)])
         return maximum(problem.space, score, best, rng, effort, box)
 
     def _acquisition(self, ensemble: Ensemble, surrogate: Surrogate, rng: np.random.Generator) -> Score:
@@ -164,17 +166,23 @@ def earlier_models(problem: Problem, known: Sequence[Results], weights: np.ndarr
 
 
 def searched(
-    problem: Problem, history: History, numbers: Sequence[int], startup: int, searcher: Callable[[Results], Search]
+    problem: Problem,
+    history: History,
+    numbers: Sequence[int],
+    startup: int,
+    searcher: Callable[[Results], Search],
+    broken: bool = False,
 ) -> Sequence[Draw]:
     """The draws of a sampler with a model: spread evenly until there are `startup` results, then where its search leads.
 
-    `searcher` is asked once, with the results. What it gives maps a number and the encodings of all active Trials, shape
-    (m, d), to the best few points for that number, best first.
+    Results that break a constraint count as such if the sampler learns from `broken` ones, too. `searcher` is asked once, with the
+    results. What it gives maps a number and the encodings of all active Trials, shape (m, d), to the best few points for that
+    number, best first.
     """
     from hpo_algorithms.gp.surrogate import Results
 
     results = Results.of(problem, history)
-    if results.usable < startup:
+    if int(np.isfinite((results.told if broken else results.Y)[:, 0]).sum()) < startup:
         return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
     search = searcher(results)
     active, ranked = results.active, (-1, np.empty((0, 0)))
@@ -191,6 +199,14 @@ def searched(
         return Draw(problem.space.decode(choices[attempt]))
 
     return novel(problem, history, numbers, one)
+
+
+def _feasible(value: Score, surrogate: Surrogate) -> Score:
+    """An acquisition times the probability that the constraints are kept; until a Trial has kept them, the way there."""
+    feasibility = surrogate.feasibility()
+    if not np.isfinite(surrogate.losses).any():
+        return feasibility.log_improvement
+    return lambda F: value(F) + feasibility.log_probability(F)
 
 
 def _lowest(model: GP) -> Score:

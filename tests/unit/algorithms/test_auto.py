@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
-from hpo_algorithms.gp.rungs import matched
+from hpo_algorithms.gp.region import region
+from hpo_algorithms.gp.rungs import RungSurrogate, matched
 from hpo_algorithms.gp.surrogate import Results
 from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.auto import Auto, tpe_share
 from hpo_algorithms.samplers.budgets import kde_share
-from hpo_algorithms.samplers.gp import spread
 from hpo_algorithms.samplers.kde import KDE
 from hpo_algorithms.samplers.tpe import TPE
+from hpo_algorithms.streams import stream
 from scipy.special import ndtri
 
 PLANE = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y")])
@@ -90,7 +91,7 @@ def test_quantiles_of_a_higher_budget_are_those_that_its_configurations_have_bel
     X = np.array([[0.1], [0.2], [0.3], [0.4], [0.1], [0.2], [0.9]])
     reach = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
     losses = np.array([1.0, 2.0, 3.0, 4.0, 70.0, 60.0, np.inf])
-    values = matched(Results(X, losses[:, None], reach, X[:0]), losses)
+    values = matched(Results(X, losses[:, None], reach, X[:0], losses[:, None], np.zeros(len(X))), losses)
     assert values[:4] == pytest.approx(ndtri([0.125, 0.375, 0.625, 0.875]))
     assert values[4:6] == pytest.approx([values[1], values[0]]), "the better of the two gets the better of their values below"
     assert values[6] == np.inf
@@ -98,7 +99,8 @@ def test_quantiles_of_a_higher_budget_are_those_that_its_configurations_have_bel
 
 def test_equal_losses_have_one_quantile():
     losses = np.array([1.0, 1.0, 5.0, 5.0])
-    values = matched(Results(np.arange(4.0)[:, None], losses[:, None], np.zeros(4), np.empty((0, 1))), losses)
+    told = losses[:, None]
+    values = matched(Results(np.arange(4.0)[:, None], told, np.zeros(4), np.empty((0, 1)), told, np.zeros(4)), losses)
     assert values == pytest.approx(ndtri([0.25, 0.25, 0.75, 0.75]))
 
 
@@ -107,10 +109,36 @@ def test_with_results_at_one_budget_too_few_it_begins_as_without_a_model():
     assert len(Auto().draw(problem, known, [6, 7])) == 2
 
 
-def test_under_budgets_results_that_all_break_a_constraint_are_nothing_to_learn_from():
+def test_under_budgets_results_that_all_break_a_constraint_lead_to_where_it_is_broken_least():
     problem, known = climbing(60, lambda p, budget: bowl(p))
-    broken = [dataclasses.replace(trial, violation=1.0) for trial in known]
-    assert Auto().draw(problem, broken, [60])[0].params == spread(problem, 60, 0)
+    broken = [dataclasses.replace(trial, violation=1 + trial.params["x"]) for trial in known]
+    assert np.mean([draw.params["x"] < 0.2 for draw in Auto().draw(problem, broken, [60, 61, 62, 63])]) >= 0.5
+
+
+def test_under_budgets_the_best_is_looked_for_where_the_constraint_is_kept():
+    """The bowl's minimum is at x = .3, and x must be .6 or more."""
+    problem, known = climbing(60, lambda p, budget: bowl(p) + 1 / budget)
+    known = [dataclasses.replace(trial, violation=max(0.6 - trial.params["x"], 0.0)) for trial in known]
+    drawn = []
+    for number in range(60, 80):
+        if stream(problem.seed, number, "auto/budgets").random() > budgets.UNIFORM:
+            drawn.append(Auto().draw(problem, known, [number])[0].params)
+    assert np.mean([0.55 < p["x"] < 0.75 and abs(p["y"] - 0.7) < 0.15 for p in drawn]) > 0.7
+
+
+def test_under_budgets_the_search_keeps_to_a_trust_region_where_parameters_are_many():
+    many = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(30)])
+    optimizer = Optimizer(many, {"random": {}}, {"asha": {}}, (1, 9), 0)
+    for _ in range(80):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, sum((x - 0.5) ** 2 for x in trial.params.values()) + 1 / trial.budget)
+    surrogate = RungSurrogate.of(many, Results.of(optimizer.problem, optimizer.history))
+    ranked = budgets._ranked(optimizer.problem, surrogate, surrogate.X, optimizer.history, 80)
+    centre = surrogate.best(1)[0]
+    moved = np.abs(ranked - centre) > 1e-9
+    half = region(surrogate.losses, centre, surrogate.ensemble.scales[:30]).half
+    assert (np.abs(ranked - centre) <= half + 1e-9).all()
+    assert moved.any(axis=1).all() and half.max() < 0.5
 
 
 def test_several_at_once_are_what_one_after_another_would_be():

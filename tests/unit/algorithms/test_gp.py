@@ -10,6 +10,7 @@ import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.gp import acquisition
 from hpo_algorithms.gp.ensemble import Ensemble, thinned
+from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP, Prior, _Posterior, fit
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
@@ -175,8 +176,47 @@ def test_results_tell_the_worst_of_what_gave_none():
     ]
     found = Results.of(Problem(LINE, min_budget=1, max_budget=9), history)
     assert found.Y[:, 0].tolist() == [1.0, math.inf, math.inf, math.inf, 2.0]
+    assert found.told[:, 0].tolist() == [1.0, math.inf, math.inf, 0.5, 2.0]
+    assert found.violation.tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
     assert found.reach[4] == pytest.approx(0.5)
     assert (found.usable, len(found.active)) == (2, 1)
+
+
+def test_the_probability_of_keeping_a_constraint_falls_where_trials_have_broken_it():
+    x = np.linspace(0, 1, 21)[:, None]
+    log_probability = Feasibility.of(x, np.maximum(x[:, 0] - 0.62, 0.0), np.array([0])).log_probability
+    inside, first_broken, outside = (float(np.exp(log_probability(np.array([[at]]))[0])) for at in (0.3, 0.66, 0.9))
+    assert inside > 0.99
+    assert 0.05 < first_broken < 0.95
+    assert outside < 0.01
+
+
+def test_of_thousands_of_trials_the_latest_say_where_the_constraint_is_kept():
+    x = np.random.default_rng(0).random((3000, 1))
+    x[-100:] = np.linspace(0.55, 0.65, 100)[:, None]
+    log_probability = Feasibility.of(x, np.maximum(x[:, 0] - 0.6, 0.0), np.array([0])).log_probability
+    assert (log_probability(np.array([[0.59], [0.61]])) > math.log(0.5)).tolist() == [True, False]
+
+
+def constrained(seed, trials, violation):
+    """A bowl with its minimum at (.3, .7), under a constraint."""
+    optimizer = Optimizer(PLANE, algorithm={"gp": {}}, seed=seed)
+    for _ in range(trials):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, bowl(trial.params), violation=violation(trial.params))
+    return optimizer
+
+
+def test_the_minimum_on_the_border_of_a_constraint_is_found():
+    """At (.6, .7) with a loss of .09; who takes the broken ones for bad losses keeps away from the border."""
+    best = [constrained(seed, 30, lambda p: max(0.6 - p["x"], 0.0)).best for seed in (1, 2, 3)]
+    assert statistics.median(trial.losses[0] for trial in best) < 0.093
+
+
+def test_a_constraint_that_few_configurations_keep_is_met():
+    """One in a hundred does; the search learns from how far the others break it."""
+    runs = [constrained(seed, 30, lambda p: max(abs(p["x"] - 0.85) + abs(p["y"] - 0.15) - 0.07, 0.0)) for seed in (1, 2, 3)]
+    assert all(any(trial.violation <= 0 for trial in optimizer.history) for optimizer in runs)
 
 
 def test_ten_results_without_progress_are_a_stagnation():
