@@ -23,10 +23,13 @@ FRONTS_UP_TO = 64  # fronts are peeled until this many Trials stand in them: mos
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Ended Trials, best first; the first `usable` of them have a result that can be learned from. `active` have none yet."""
+    """Ended Trials, best first; the first `usable` of them have a result that keeps the outcome constraints, the first `told` one
+    at all: who breaks them least is next to those that keep them. `active` have none yet.
+    """
 
     trials: Sequence[Trial]
     usable: int
+    told: int
     active: Sequence[Trial]
 
 
@@ -41,23 +44,23 @@ def ranked(problem: Problem, history: History, least: int, enough: int = FRONTS_
     active = [trial for trial in history if trial.state is State.ACTIVE]
     budgets = {trial.budget for trial in ended}
     if len(budgets) <= 1:
-        order, usable = _order(problem, ended, enough)
-        return Ranked([ended[i] for i in order], usable, active)
-    rungs: dict[int | None, tuple[list[Trial], int]] = {}
+        order, usable, told = _order(problem, ended, enough)
+        return Ranked([ended[i] for i in order], usable, told, active)
+    rungs: dict[int | None, tuple[list[Trial], int, int]] = {}
     for budget in budgets:
         rung = [trial for trial in ended if trial.budget == budget]
-        order, usable = _order(problem, rung, enough)
-        rungs[budget] = [rung[i] for i in order], usable
-    level = max(rungs, key=lambda budget: (min(rungs[budget][1], least), budget or 0))
-    trials, usable = rungs.pop(level)
+        order, usable, told = _order(problem, rung, enough)
+        rungs[budget] = [rung[i] for i in order], usable, told
+    level = max(rungs, key=lambda budget: (min(rungs[budget][2], least), budget or 0))
+    trials, usable, told = rungs.pop(level)
     seen = {problem.space.key(trial.params) for trial in trials}
-    worse = [trial for rung, _ in rungs.values() for trial in rung[(len(rung) + 1) // 2 :]]
+    worse = [trial for rung, _, _ in rungs.values() for trial in rung[(len(rung) + 1) // 2 :]]
     behind = [trial for trial in worse if problem.space.key(trial.params) not in seen]
-    return Ranked(trials[:usable] + behind + trials[usable:], usable, active)
+    return Ranked(trials[:told] + behind + trials[told:], usable, told, active)
 
 
-def _order(problem: Problem, ended: Sequence[Trial], enough: int) -> tuple[np.ndarray, int]:
-    """Indices of `ended`, best first, and how many of them have a usable result."""
+def _order(problem: Problem, ended: Sequence[Trial], enough: int) -> tuple[np.ndarray, int, int]:
+    """Indices of `ended`, best first, how many of them keep the constraints, and how many have a result."""
     done, stopped, nothing = State.DONE, State.STOPPED, (math.nan,) * problem.objectives
     Y = np.array([trial.losses or nothing for trial in ended], dtype=float).reshape(len(ended), problem.objectives)
     ran = np.array([trial.state is done for trial in ended], dtype=bool)
@@ -74,7 +77,7 @@ def _order(problem: Problem, ended: Sequence[Trial], enough: int) -> tuple[np.nd
     steps = np.zeros(len(ended))
     for i in np.flatnonzero(tier == 1):
         steps[i] = -(ended[int(i)].step or 0)
-    return np.lexsort((value, steps, tier)), int((tier <= 1).sum())
+    return np.lexsort((value, steps, tier)), int((tier <= 1).sum()), int((tier <= 2).sum())
 
 
 def nondomination(Y: np.ndarray, enough: int = FRONTS_UP_TO) -> np.ndarray:

@@ -60,10 +60,11 @@ class GP:
 
     def __init__(self, F: np.ndarray, y: np.ndarray, owner: np.ndarray, theta: np.ndarray, trend: Trend | None = None) -> None:
         self.theta, self._owner, self.trend = theta, owner, trend
-        self._inverse_scales = np.exp(-theta[:-2])[owner]
+        self._factors = SQRT5 * np.exp(-theta[:-2])[owner]
         self.variance, self.noise = math.exp(theta[-2]), math.exp(theta[-1])
-        self._F, self.y = F * self._inverse_scales, y
-        K = self.variance * _matern(_squared_distances(self._F, self._F))
+        self._F, self.y = F * self._factors, y
+        self._right = _right(self._F)
+        K = self._covariance(F)
         K[np.diag_indices_from(K)] += self.noise + JITTER
         L = _cholesky(K)
         self._inverse_L: np.ndarray = lapack.dtrtri(L, lower=1)[0]
@@ -75,22 +76,28 @@ class GP:
     @property
     def F(self) -> np.ndarray:
         """The features, shape (n, D)."""
-        return np.asarray(self._F / self._inverse_scales)
+        return np.asarray(self._F / self._factors)
 
     @property
     def scales(self) -> np.ndarray:
         """The length scale of each feature, shape (D,)."""
-        return np.asarray(1 / self._inverse_scales)
+        return np.asarray(SQRT5 / self._factors)
 
     def predict(self, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the noiseless function at features of shape (m, D)."""
         mean, variance = np.empty(len(F)), np.empty(len(F))
         rows = max(BLOCK // len(self.y), 1)
         for i in range(0, len(F), rows):
-            k = self.variance * _matern(_squared_distances(F[i : i + rows] * self._inverse_scales, self._F))
+            k = self._covariance(F[i : i + rows])
             mean[i : i + rows] = k @ self._alpha
             variance[i : i + rows] = self.variance - np.square(k @ self._inverse_L.T).sum(axis=1)
         return self.expected(F) + mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def _covariance(self, F: np.ndarray) -> np.ndarray:
+        """The prior covariance of features, shape (m, D), with the points known: shape (m, n)."""
+        k = _matern(F * self._factors, self._right)
+        k *= self.variance
+        return k
 
     def expected(self, F: np.ndarray) -> np.ndarray | float:
         """What was expected of features, shape (m, D), before any point was known."""
@@ -98,9 +105,8 @@ class GP:
 
     def covariance(self, F: np.ndarray, G: np.ndarray) -> np.ndarray:
         """The posterior covariance of the noiseless function at features F, shape (m, D), and G, shape (k, D): shape (m, k)."""
-        f, g = F * self._inverse_scales, G * self._inverse_scales
-        left, right = (self.variance * _matern(_squared_distances(A, self._F)) @ self._inverse_L.T for A in (f, g))
-        return np.asarray(self.variance * _matern(_squared_distances(f, g)) - left @ right.T)
+        left, right = (self._covariance(A) @ self._inverse_L.T for A in (F, G))
+        return np.asarray(self.variance * _matern(F * self._factors, _right(G * self._factors)) - left @ right.T)
 
     def rescaled(self, factor: float) -> GP:
         """The same points with length scales multiplied by a factor."""
@@ -114,10 +120,10 @@ class GP:
 
     def sample(self, F: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One joint draw of the noiseless function at features of shape (m, D)."""
-        scaled = F * self._inverse_scales
-        k = self.variance * _matern(_squared_distances(scaled, self._F))
+        scaled = F * self._factors
+        k = self._covariance(F)
         half = k @ self._inverse_L.T
-        K = self.variance * _matern(_squared_distances(scaled, scaled)) - half @ half.T
+        K = self.variance * _matern(scaled, _right(scaled)) - half @ half.T
         K[np.diag_indices_from(K)] += 1e-6 * self.variance
         return np.asarray(self.expected(F) + k @ self._alpha + _cholesky(K) @ rng.standard_normal(len(F)))
 
@@ -159,11 +165,12 @@ class _Posterior:
         self._n, self._freedom = n, prior.freedom
         self._mean, self._deviation = prior.means(d), prior.deviations(d)
         self._right = np.asfortranarray(np.column_stack([y, np.ones(n)]))
-        i, j = np.tril_indices(n, -1)
-        self._lower, self._upper = i * n + j, j * n + i  # places in a flattened matrix
-        self._D = np.zeros((d, len(i)))  # squared differences by parameter and pair
+        self._i, self._j = np.tril_indices(n, -1)
+        self._places = self._i * n + self._j  # of the pairs in a flattened matrix
+        self._K = np.zeros(n * n)  # its upper triangle is never looked at
+        self._D = np.zeros((d, len(self._i)))  # squared differences by parameter and pair
         for feature, parameter in enumerate(owner):
-            self._D[parameter] += (F[i, feature] - F[j, feature]) ** 2
+            self._D[parameter] += (F[self._i, feature] - F[self._j, feature]) ** 2
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         n, y = self._n, self._right[:, 0]
@@ -172,19 +179,19 @@ class _Posterior:
         decay = v * np.exp(-r)
         slope = (1 + r) * decay
         k = slope + r * r * decay / 3
-        K = np.zeros(n * n)
-        K[self._lower] = k
-        K[:: n + 1] = v + s + JITTER
-        L = _cholesky(K.reshape(n, n))
-        solved = lapack.dpotrs(L, self._right, lower=1)[0]
+        self._K[self._places] = k
+        self._K[:: n + 1] = v + s + JITTER
+        # LAPACK's matrices are the transposes of ours: what is the lower triangle here is the upper one there.
+        L = _cholesky(self._K.reshape(n, n).T, lower=0)
+        solved = lapack.dpotrs(L, self._right)[0]
         alpha = solved[:, 0] - (solved[:, 1] @ y) / solved[:, 1].sum() * solved[:, 1]
         z = (theta - self._mean) / self._deviation
         tail = math.log1p(z[-1] ** 2 / self._freedom) * (self._freedom + 1)
-        value = 0.5 * (y @ alpha + z[:-1] @ z[:-1] + tail) + np.log(np.diag(L)).sum()
-        # dL/dK = G / 2 with G = K^-1 - alpha alpha^T; each pair stands twice in K. LAPACK's matrices are the transposes of ours.
-        G = lapack.dpotri(L, lower=1)[0].T - alpha[:, None] * alpha
-        pairs = G.take(self._upper)
-        trace = float(np.trace(G))
+        value = 0.5 * (y @ alpha + z[:-1] @ z[:-1] + tail) + np.log(L.diagonal()).sum()
+        # dL/dK = G / 2 with G = K^-1 - alpha alpha^T; each pair stands twice in K.
+        inverse = lapack.dpotri(L, overwrite_c=1)[0].T.ravel()
+        pairs = inverse[self._places] - alpha[self._i] * alpha[self._j]
+        trace = float(inverse[:: n + 1].sum() - alpha @ alpha)
         z[-1] *= (self._freedom + 1) / (self._freedom + z[-1] ** 2)
         gradient = z / self._deviation
         gradient[:-2] += w * (self._D @ (pairs * slope)) * (5 / 3)
@@ -193,25 +200,31 @@ class _Posterior:
         return float(value), gradient
 
 
-def _matern(r2: np.ndarray) -> np.ndarray:
-    r = SQRT5 * np.sqrt(r2)
-    k = np.exp(-r)
-    r *= 1 + r / 3
+def _right(B: np.ndarray) -> np.ndarray:
+    """What `_matern` multiplies points by to have their squared distances from B, shape (n, D), in one product: (D + 2, n)."""
+    return np.concatenate([-2.0 * B.T, np.ones((1, len(B))), np.square(B).sum(axis=1)[None]])
+
+
+def _matern(A: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The correlation of points, shape (m, D), with those of `_right`, where length scales are sqrt(5): shape (m, n)."""
+    left = np.concatenate([A, np.square(A).sum(axis=1)[:, None], np.ones((len(A), 1))], axis=1)
+    r = left @ right
+    np.sqrt(np.maximum(r, 0.0, out=r), out=r)
+    k = np.negative(r)
+    np.exp(k, out=k)
+    square = r * r
+    square *= 1 / 3
     r += 1
+    r += square
     k *= r
     return np.asarray(k)
 
 
-def _squared_distances(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    r2 = np.square(A).sum(axis=1)[:, None] + np.square(B).sum(axis=1)[None, :] - 2 * A @ B.T
-    return np.asarray(np.maximum(r2, 0.0, out=r2))
-
-
-def _cholesky(K: np.ndarray) -> np.ndarray:
-    """The lower factor of K, of which only the lower triangle is read; with more jitter where rounding made K indefinite."""
+def _cholesky(K: np.ndarray, lower: int = 1) -> np.ndarray:
+    """A triangular factor of K, of which only that triangle is read; with more jitter where rounding made K indefinite."""
     jitter = JITTER
     while True:
-        L, info = lapack.dpotrf(K, lower=1, clean=1)
+        L, info = lapack.dpotrf(K, lower=lower, clean=lower)
         if info == 0:
             return np.asarray(L)
         jitter *= 100

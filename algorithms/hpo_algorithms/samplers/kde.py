@@ -70,7 +70,7 @@ class KDE:
         space = problem.space
         least = self.min_points or len(space) + 1
         results = _at_one_budget(problem, history, least + 2)
-        model = self._model(problem, results, least) if results.usable >= least + 2 else None
+        model = self._model(problem, results, least) if results.told >= least + 2 else None
 
         def one(number: int, attempt: int) -> Draw:
             rng = stream(problem.seed, number, f"kde/{attempt}")
@@ -82,7 +82,7 @@ class KDE:
         return novel(problem, history, numbers, one)
 
     def _model(self, problem: Problem, results: Ranked, least: int) -> Model:
-        space, n = problem.space, results.usable
+        space, n = problem.space, results.told
         count = max(min(least, n // 3), min(int(self.good_share * n), MAX_GOOD), 1)
         others = [trial.params for trial in results.trials[min(count, len(results.trials) - least) :]]
         known = {space.key(trial.params) for trial in results.trials}

@@ -64,12 +64,13 @@ class TPE:
         space = problem.space
         results = ranked(problem, history, least=self.startup_trials)
         n = len(results.trials)
-        if results.usable < self.startup_trials:
+        if results.told < self.startup_trials:
             return novel(
                 problem, history, numbers, lambda k, attempt: Draw(space.sample(stream(problem.seed, k, f"tpe/{attempt}")))
             )
-        n_good = max(1, min(math.ceil(self.good_share * results.usable), MAX_GOOD))
-        n_fair = max(n_good, min(math.ceil(FAIR_SHARE * results.usable), MAX_GOOD))
+        counted = max(results.usable, results.told // 2)
+        n_good = max(1, min(math.ceil(self.good_share * counted), MAX_GOOD))
+        n_fair = max(n_good, min(math.ceil(FAIR_SHARE * counted), MAX_GOOD))
         # The others, sorted by rank, are thinned out evenly, so that their density keeps its shape whatever the number of Trials.
         seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]
         X = encoded(space, [trial.params for trial in seen])

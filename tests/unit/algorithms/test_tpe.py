@@ -1,5 +1,6 @@
 """TPE: what it learns from which Trials, and how well."""
 
+import dataclasses
 import math
 import statistics
 import warnings
@@ -75,6 +76,11 @@ def test_one_lucky_trial_does_not_outweigh_what_the_third_best_and_the_worst_say
     assert statistics.median(p["x"] for p in proposals(space, history)) < 0.5
 
 
+def test_where_all_break_a_constraint_proposals_gather_where_they_break_it_least():
+    history = [dataclasses.replace(t, violation=1 + abs(t.params["x"] - 0.8)) for t in trials(LINE, 40, lambda p: p["x"])]
+    assert statistics.median(abs(p["x"] - 0.8) for p in proposals(LINE, history)) < 0.1
+
+
 def test_proposals_keep_away_from_active_trials():
     history = trials(LINE, 40, lambda p: abs(p["x"] - 0.3))
     busy = [Trial(40 + i, {"x": 0.3 + 0.001 * i}) for i in range(8)]
@@ -107,7 +113,7 @@ def test_stopped_trials_rank_behind_done_ones_by_how_far_they_came():
     ]
     found = ranked(Problem(LINE), history, least=1)
     assert [trial.number for trial in found.trials] == [6, 2, 3, 1, 9, 5, 0, 4, 7]
-    assert (found.usable, [trial.number for trial in found.active]) == (4, [8])
+    assert (found.usable, found.told, [trial.number for trial in found.active]) == (4, 6, [8])
 
 
 def test_the_highest_budget_with_enough_results_is_learned_from():
