@@ -41,6 +41,7 @@ SCHEDULES: dict[str, str] = {
     "median": "hpo_algorithms.schedules.median:Median",
     "percentile": "hpo_algorithms.schedules.rules:Percentile",
     "threshold": "hpo_algorithms.schedules.rules:Threshold",
+    "extrapolation": "hpo_algorithms.schedules.rules:Extrapolation",
     "noImprovement": "hpo_algorithms.schedules.rules:NoImprovement",
     "halving": "hpo_algorithms.schedules.halving:Halving",
     "asha": "hpo_algorithms.schedules.asha:ASHA",
@@ -52,7 +53,7 @@ DEFAULT_ALGORITHM = "auto"
 CONTINUING = frozenset({"pbt", "pb2", "replay"})
 
 # The schedules that only end Trials early.
-STOPPING = frozenset({"median", "percentile", "threshold", "noImprovement"})
+STOPPING = frozenset({"median", "percentile", "extrapolation", "threshold", "noImprovement"})
 
 
 def default_schedule(algorithm: str, problem: Problem) -> str:

@@ -17,7 +17,7 @@ from hpo_algorithms.gp.earlier import trusted
 from hpo_algorithms.gp.model import GP, Prior, Trend, fitted
 from hpo_algorithms.gp.outputs import half_ranked, standardised, winsorised
 
-FITTED = 100  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
+FITTED = 64  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
 AGREED = 0.5  # deviation of the logarithm of the noise from what the first model found
 NORMAL = 1e6  # degrees of freedom from which a Student distribution is a normal one
 CONDITIONED = 300  # points that the posterior is conditioned on
@@ -25,16 +25,20 @@ CONDITIONED = 300  # points that the posterior is conditioned on
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """How one model of the ensemble sees the losses, and what it expects of its length scales in one dimension."""
+    """How one model of the ensemble sees the losses, and what it expects of its length scales in one dimension.
+
+    Each fit begins where that of the model before has ended, which is not far, and so needs fewer `steps`.
+    """
 
     outputs: Callable[[np.ndarray], np.ndarray]
     prior: Prior
+    steps: int
 
 
 MEMBERS = (
-    Member(winsorised, Prior(scale=0.0)),
-    Member(half_ranked, Prior(scale=math.sqrt(2))),
-    Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3))),
+    Member(winsorised, Prior(scale=0.0), 20),
+    Member(half_ranked, Prior(scale=math.sqrt(2)), 12),
+    Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3)), 6),
 )
 
 
@@ -52,7 +56,6 @@ class Ensemble:
         y: np.ndarray,
         owner: np.ndarray,
         members: Sequence[Member] = MEMBERS,
-        steps: int = 20,
         earlier: Sequence[GP] = (),
     ) -> Ensemble:
         """Fit to features, shape (n, D), and losses, shape (n,), of which infinite ones count as the worst finite one.
@@ -72,12 +75,11 @@ class Ensemble:
                 # the same place again and again for the improvement that they still expect there.
                 prior = replace(prior, noise=float(models[0].theta[-1]), noise_sd=AGREED, freedom=NORMAL)
             trend: Trend | None = None
-            # The third begins where the second has ended, which is not far, and so takes half as long.
-            start, share = (models[1].theta, 2) if len(models) > 1 else (None, 1)
-            theta, density = fitted(F[few], target[few], owner, prior, steps // share, start)
+            start = models[-1].theta if models else None
+            theta, density = fitted(F[few], target[few], owner, prior, member.steps, start)
             if earlier:
                 said = trusted(earlier, F[few], target[few])
-                with_trend, other = fitted(F[few], target[few] - said(F[few]), owner, prior, steps // share, start)
+                with_trend, other = fitted(F[few], target[few] - said(F[few]), owner, prior, member.steps, start)
                 if other < density:
                     trend, theta = said, with_trend
             models.append(GP(F[many], target[many], owner, theta, trend))

@@ -20,10 +20,10 @@ Score = Callable[[np.ndarray], np.ndarray]
 class Effort:
     """How many points are looked at: `uniform` and `near` candidates, then `rounds` of `tries` around each of `starts`."""
 
-    uniform: int = 400
-    near: int = 200
-    starts: int = 4
-    tries: int = 24
+    uniform: int = 300
+    near: int = 150
+    starts: int = 3
+    tries: int = 20
     rounds: int = 8
 
 

@@ -77,9 +77,10 @@ def judged(history: History, min_steps: int) -> Iterator[Trial]:
                 yield trial
 
 
-def best_of(trial: Trial) -> float:
-    """The lowest loss so far; one that is not a number is worse than all others."""
-    return min(_worst_if_nan(loss) for _, loss in trial.curve)
+def best_of(trial: Trial, step: float = math.inf) -> float:
+    """The lowest loss up to a step, infinite before the first; one that is not a number is worse than all others."""
+    points = bisect_right(trial.curve, step, key=lambda point: point[0])
+    return min((_worst_if_nan(loss) for _, loss in trial.curve[:points]), default=math.inf)
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

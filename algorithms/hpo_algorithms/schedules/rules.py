@@ -1,4 +1,4 @@
-"""Rules that end a Trial early beside the median rule, each on the learning curves alone: percentile, threshold, no improvement.
+"""Rules that end a Trial early beside the median rule, each on the learning curves alone.
 
 All give each Trial the largest budget, need curves and no budget, and judge a Trial at its latest step, never at its last.
 """
@@ -13,7 +13,7 @@ from hpo_algorithms.errors import Fault
 from hpo_algorithms.schedules.median import behind, best_of, judged
 from hpo_algorithms.schedules.requirements import one_objective
 from hpo_algorithms.settings import setting
-from hpo_algorithms.trials import History, Place, Problem, Stop
+from hpo_algorithms.trials import History, Place, Problem, State, Stop
 
 MIN_STEPS = "No Trial is stopped before this step of its own; raise it where early steps say little."
 
@@ -50,6 +50,38 @@ class Percentile(_Rule):
 
     def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
         return behind(history, self.percentile / 100, self.startup_trials, self.min_steps, "percentile")
+
+
+@dataclass(frozen=True, slots=True)
+class Extrapolation(_Rule):
+    """Stops a Trial that would have to gain more on the rest of its way than nearly all before it did, to become the best.
+
+    At its latest step an active Trial is stopped when its best loss so far, less the `quantile` of what the Trials that have ended
+    gained from there to their ends, is still above the best result. It is the learning curve's continuation, taken from those of
+    others: late bloomers among them keep the next one alive.
+    """
+
+    quantile: float = setting(
+        0.9, "How much gain a Trial is believed capable of: that of all but a tenth. Less stops sooner.", minimum=0.0, maximum=1.0
+    )
+    startup_trials: int = setting(5, "Trials that came to their end before the first is stopped.", minimum=1, maximum=10_000)
+    min_steps: int = setting(1, MIN_STEPS, minimum=0, maximum=2**53)
+
+    def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
+        ended = [trial for trial in history if trial.state is State.DONE and trial.curve and math.isfinite(trial.loss)]
+        best = min((trial.loss for trial in ended if trial.violation <= 0), default=math.inf)
+        gains: dict[int, Sequence[float]] = {}
+        found = []
+        for trial in judged(history, self.min_steps):
+            step = trial.curve[-1][0]
+            if step not in gains:
+                gains[step] = sorted(best_of(other, step) - other.loss for other in ended)
+            known = gains[step]
+            if len(known) < self.startup_trials:
+                continue
+            if best_of(trial) - known[math.ceil(self.quantile * (len(known) - 1))] > best:
+                found.append(Stop(trial.number, "extrapolation", step))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

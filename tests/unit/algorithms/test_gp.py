@@ -17,7 +17,7 @@ from hpo_algorithms.gp.outputs import half_ranked, winsorised
 from hpo_algorithms.gp.region import LENGTH, side
 from hpo_algorithms.gp.surrogate import Results
 from hpo_algorithms.samplers.gp import ACQUISITIONS, GaussianProcess, stagnating
-from scipy.stats import norm
+from scipy.stats import norm, truncnorm
 
 MIXED = Space.from_spec(
     [
@@ -139,6 +139,23 @@ def test_log_ei_is_the_logarithm_of_the_expected_improvement(z):
     else:  # phi(z) / z^2 (1 - 3 / z^2 + ...)
         expected = math.log(2) + norm.logpdf(z) - 2 * math.log(-z) + math.log1p(-3 / z**2 + 15 / z**4)
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "deviation", "best"), [(0.0, 1.0, 0.5), (2.0, 0.5, 1.0), (-1.0, 3.0, -4.0)])
+def test_pi_is_the_probability_of_a_lower_value_and_ucb_a_bound_below_the_mean(mean, deviation, best):
+    rng = np.random.default_rng(0)
+    lower = (rng.normal(mean, deviation, 200_000) < best).mean()
+    found = acquisition.log_pi(np.array([mean]), np.array([deviation]), best)[0]
+    assert math.exp(found) == pytest.approx(lower, abs=0.005)
+    assert -acquisition.ucb(np.array([mean]), np.array([deviation]), 2.0)[0] == pytest.approx(mean - 2 * deviation)
+
+
+@pytest.mark.parametrize(("mean", "deviation", "minimum"), [(0.0, 1.0, -0.5), (2.0, 0.5, 1.9), (-1.0, 3.0, -9.0)])
+def test_max_value_entropy_is_the_entropy_that_knowing_the_minimum_takes_away(mean, deviation, minimum):
+    after = truncnorm((minimum - mean) / deviation, 30.0, loc=mean, scale=deviation)
+    gained = norm(mean, deviation).entropy() - after.entropy()
+    found = acquisition.log_mes(np.array([mean]), np.array([deviation]), np.array([minimum]))[0]
+    assert math.exp(found) == pytest.approx(float(gained), rel=1e-6)
 
 
 def test_draws_of_the_minimum_have_the_distribution_of_the_minimum():

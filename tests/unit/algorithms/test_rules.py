@@ -1,14 +1,15 @@
-"""The rules beside the median: percentile, threshold, no improvement."""
+"""The rules beside the median: percentile, extrapolation, threshold, no improvement."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, State, Trial
 from hpo_algorithms.registry import SCHEDULES, STOPPING, load
 from hpo_algorithms.schedules.median import Median
-from hpo_algorithms.schedules.rules import NoImprovement, Percentile, Threshold
+from hpo_algorithms.schedules.rules import Extrapolation, NoImprovement, Percentile, Threshold
 
 from tests.unit.algorithms.histories import SPACE
 
@@ -24,7 +25,7 @@ def ended(number: int, *losses: float) -> Trial:
     return Trial(number, {"x": 0.5}, 100, state=State.DONE, curve=curve, losses=losses[-1:])
 
 
-def stopped(rule: Percentile | Threshold | NoImprovement | Median, *trials: Trial) -> list[tuple[int, str, int]]:
+def stopped(rule: Percentile | Extrapolation | Threshold | NoImprovement | Median, *trials: Trial) -> list[tuple[int, str, int]]:
     return [(stop.number, stop.rule, stop.step) for stop in rule.stops(PROBLEM, trials)]
 
 
@@ -47,6 +48,37 @@ def test_a_percentile_between_two_trials_lies_between_them_also_where_one_is_inf
     others = [ended(0, 1.0), ended(1, math.inf), ended(2, math.inf)]
     assert stopped(Percentile(percentile=25, startup_trials=3), *others, running(3, 5.0)) == []
     assert stopped(Percentile(percentile=0, startup_trials=3), *others, running(3, 5.0)) == [(3, "percentile", 1)]
+
+
+# From the first step to the last they gain 1, 2, 3, 4 and 5; the best ends at 1.
+GAINING = [ended(number, 2.0 + 2 * number, 1.0 + number) for number in range(5)]
+
+
+def test_what_would_have_to_gain_more_than_any_before_it_is_stopped() -> None:
+    assert stopped(Extrapolation(), *GAINING, running(5, 6.1)) == [(5, "extrapolation", 1)]
+    assert stopped(Extrapolation(), *GAINING, running(5, 6.0)) == [], "with a gain of 5, as one before it had, it would be as good"
+
+
+def test_what_is_believed_possible_is_the_quantile_of_the_gains() -> None:
+    assert stopped(Extrapolation(quantile=0.5), *GAINING, running(5, 4.1)) == [(5, "extrapolation", 1)]
+    assert stopped(Extrapolation(quantile=0.5), *GAINING, running(5, 4.0)) == []
+
+
+def test_gains_are_those_from_the_same_step_on() -> None:
+    """At their second step all have gained already what they will."""
+    assert stopped(Extrapolation(), *GAINING, running(5, 6.0, 1.1)) == [(5, "extrapolation", 2)]
+
+
+def test_nothing_is_extrapolated_from_few_from_the_stopped_or_towards_what_breaks_a_constraint() -> None:
+    late = running(5, 50.0)
+    assert stopped(Extrapolation(), *GAINING[:4], late) == []
+    assert stopped(Extrapolation(), *(dataclasses.replace(trial, state=State.STOPPED) for trial in GAINING), late) == []
+    assert stopped(Extrapolation(), *(dataclasses.replace(trial, violation=1.0) for trial in GAINING), late) == []
+
+
+def test_late_bloomers_keep_the_next_one_alive() -> None:
+    others = [*GAINING, *(ended(number, math.nan, 1.0) for number in (5, 6))]
+    assert stopped(Extrapolation(), *others, running(9, 50.0)) == []
 
 
 def test_a_loss_above_the_threshold_is_stopped_and_one_at_it_is_not() -> None:
