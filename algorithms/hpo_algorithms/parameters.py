@@ -140,6 +140,17 @@ class Float:
             return np.asarray(np.clip(u, 0.0, 1.0))
         return np.asarray((np.clip(np.floor(u * count), 0, count - 1) + 0.5) / count)
 
+    def numbers(self, u: np.ndarray) -> np.ndarray:
+        """What coordinates decode to, but for rounding; NaN where they are."""
+        count = self.count
+        if count is not None:
+            assert self.step is not None
+            return np.asarray(self.low + np.minimum(np.floor(u * count), count - 1) * self.step)
+        if self.log:
+            low, high = math.log(self.low), math.log(self.high)
+            return np.exp(low + u * (high - low))
+        return np.asarray(self.low * (1 - u) + self.high * u)
+
     def at(self, index: int) -> float:
         assert self.step is not None and self.count is not None
         if index == 0:
@@ -217,6 +228,13 @@ class Int(_Discrete):
         low, high = self._log_range
         values = np.clip(np.rint(np.exp(low + np.clip(u, 0, 1) * (high - low))), self.low, self.high)
         return np.asarray((np.log(values) - low) / (high - low))
+
+    def numbers(self, u: np.ndarray) -> np.ndarray:
+        """What coordinates decode to; NaN where they are."""
+        if not self.log:
+            return np.asarray(self.low + np.minimum(np.floor(u * self.count), self.count - 1) * self.step)
+        low, high = self._log_range
+        return np.asarray(np.clip(np.rint(np.exp(low + u * (high - low))), self.low, self.high))
 
     def at(self, index: int) -> int:
         return self.low + index * self.step

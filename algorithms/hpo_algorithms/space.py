@@ -12,12 +12,16 @@ import numpy as np
 from hpo_algorithms._reading import read_parameters
 from hpo_algorithms.enumeration import Enumeration
 from hpo_algorithms.errors import Fault, InvalidParameters, InvalidSpace, nearest
+from hpo_algorithms.linear import Allowed, LinearConstraint, read_constraints
 from hpo_algorithms.parameters import Parameter, Value, text_of
-from hpo_algorithms.streams import permuted
+from hpo_algorithms.streams import permuted, stream
 
 Params = Mapping[str, Value]
 
 TRIES_BEFORE_ENUMERATION = 16  # draws that may repeat a known configuration before an unseen one is looked up instead
+LEAST_SHARE = 0.01  # of a space that its constraints must leave: draws are made until one keeps them
+DRAWS = 4000  # by which that share is estimated, always the same ones
+TRIES = 200  # draws before one of those that were found then is taken
 
 
 class SpaceWarning(UserWarning):
@@ -41,9 +45,12 @@ class Space:
     {'kernel': 'rbf', 'gamma': 0.01}
     """
 
-    def __init__(self, parameters: Iterable[Parameter], warnings: Iterable[str] = ()) -> None:
+    def __init__(
+        self, parameters: Iterable[Parameter], warnings: Iterable[str] = (), constraints: Iterable[LinearConstraint] = ()
+    ) -> None:
         self.parameters: tuple[Parameter, ...] = tuple(parameters)
         self.warnings: tuple[str, ...] = tuple(warnings)
+        self.constraints: tuple[LinearConstraint, ...] = tuple(constraints)
         self.names: tuple[str, ...] = tuple(each.name for each in self.parameters)
         self._by_name = dict(zip(self.names, self.parameters, strict=True))
 
@@ -63,6 +70,26 @@ class Space:
             warnings.warn(note, SpaceWarning, stacklevel=2)
         return space
 
+    def constrained(self, spec: Sequence[Mapping[str, Any]]) -> Space:
+        """The same space under a list of constraints as in `Study.spec.parameterConstraints`.
+
+        Raises InvalidSpace with every fault found, each with its path below the list; also where they leave less than a hundredth
+        of the space, for nothing could be drawn from it.
+
+        >>> space = Space.from_spec([{"name": name, "int": {"min": 1, "max": 8}} for name in ("conv", "dense")])
+        >>> few = space.constrained([{"terms": [{"parameter": "conv"}, {"parameter": "dense", "weight": 2}], "max": 10}])
+        >>> few.allows({"conv": 4, "dense": 3}), few.allows({"conv": 5, "dense": 3})
+        (True, False)
+        """
+        constraints, faults = read_constraints(spec, self)
+        if faults:
+            raise InvalidSpace(faults)
+        found = Space(self.parameters, self.warnings, constraints)
+        if constraints and len(found._examples) < LEAST_SHARE * DRAWS:
+            remedy = "Raise a max, or narrow the ranges of the parameters."
+            raise InvalidSpace([Fault("", None, "leave less than one configuration in a hundred", remedy)])
+        return found
+
     def __len__(self) -> int:
         return len(self.parameters)
 
@@ -70,20 +97,20 @@ class Space:
         return self._by_name[name]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self.parameters == other.parameters
+        return isinstance(other, Space) and (self.parameters, self.constraints) == (other.parameters, other.constraints)
 
     def __hash__(self) -> int:
-        return hash(self.parameters)
+        return hash((self.parameters, self.constraints))
 
     def __repr__(self) -> str:
         return f"Space({', '.join(repr(each) for each in self.parameters)})"
 
     def __getstate__(self) -> dict[str, Any]:
         # The caches below are cheap to make again, and need not cross to a worker process.
-        return {"parameters": self.parameters, "warnings": self.warnings}
+        return {"parameters": self.parameters, "warnings": self.warnings, "constraints": self.constraints}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["parameters"], state["warnings"])  # type: ignore[misc]
+        self.__init__(state["parameters"], state["warnings"], state["constraints"])  # type: ignore[misc]
 
     # Configurations and the unit cube
 
@@ -124,8 +151,27 @@ class Space:
         return snapped
 
     def sample(self, rng: np.random.Generator) -> dict[str, Value]:
-        """A configuration drawn uniformly on each parameter's scale; uses d numbers of the stream, whatever is active."""
-        return self.decode(rng.random(len(self)))
+        """A configuration drawn uniformly on each parameter's scale, of those that keep the constraints.
+
+        Uses d numbers of the stream, whatever is active, and as many again for each draw that does not keep them.
+        """
+        for _ in range(TRIES if self.constraints else 1):
+            params = self.decode(rng.random(len(self)))
+            if self.allows(params):
+                return params
+        start = int(rng.integers(len(self._examples)))
+        examples = (self.decode(u) for u in np.roll(self._examples, -start, axis=0))
+        return next(params for params in examples if self.allows(params))
+
+    def allows(self, params: Params) -> bool:
+        """Whether a configuration keeps all constraints."""
+        return all(constraint.holds(params) for constraint in self.constraints)
+
+    @cached_property
+    def _examples(self) -> np.ndarray:
+        """Points that keep the constraints, shape (n, d), NaN for inactive parameters."""
+        U = self.snap(np.random.default_rng(0).random((DRAWS, len(self))))
+        return np.asarray(U[Allowed(self)(U)])
 
     def key(self, params: Params) -> Hashable:
         """A value that two configurations share exactly when they are the same."""
@@ -156,6 +202,9 @@ class Space:
                 faults.append(Fault(_at(path, name), params[name], rule, "Leave it out."))
         if faults:
             raise InvalidParameters(faults)
+        for constraint in self.constraints:
+            if not constraint.holds(canonical):
+                raise InvalidParameters([Fault(path, None, f"breaks the constraint {constraint}", "Lower one of its values.")])
         return canonical
 
     def format(self, params: Params) -> dict[str, str]:
@@ -188,17 +237,20 @@ class Space:
         """A configuration whose key is not in `seen`; None when all of a finite space have been.
 
         `draw(attempt)` proposes; where it keeps repeating what was seen, the space is walked in a seeded order instead, so that the
-        answer comes after at most len(seen) + 1 further steps. In a space without end the first draw is taken as it is.
+        answer comes after at most len(seen) + 1 further steps, and what constraints forbid. In a space without end the first draw
+        that keeps the constraints is taken as it is.
         """
         size = self.size
-        if size is None:
-            return draw(0)
-        if len(seen) < size:
-            for attempt in range(TRIES_BEFORE_ENUMERATION):
-                if self.key(params := draw(attempt)) not in seen:
+        if size is None or len(seen) < size:
+            for attempt in range(TRIES_BEFORE_ENUMERATION if size is not None or self.constraints else 1):
+                params = draw(attempt)
+                if (size is None or self.key(params) not in seen) and self.allows(params):
                     return params
-        for index in range(min(len(seen) + 1, size)):
-            if self.key(params := self.enumeration.at(permuted(index, size, seed))) not in seen:
+        if size is None:
+            return self.sample(stream(seed, len(seen), "space/sample"))
+        for index in range(size if self.constraints else min(len(seen) + 1, size)):
+            params = self.enumeration.at(permuted(index, size, seed))
+            if self.key(params) not in seen and self.allows(params):
                 return params
         return None
 

@@ -60,7 +60,7 @@ def study_rules(spec_fields: Iterable[str]) -> Rules:
     """The rules of a Study whose spec has these fields."""
     return {
         "": [_name(MAX_STUDY_NAME)],
-        "spec": [*_methods(), *_immutable(spec_fields), _warm_start()],
+        "spec": [*_methods(), *_immutable(spec_fields), _sums(), _warm_start()],
         "spec.objectives": [
             Rule(
                 "size(self) == 1 || !self.exists(o, has(o.target))",
@@ -80,6 +80,15 @@ def study_rules(spec_fields: Iterable[str]) -> Rules:
             ),
             Rule(f"self.values.all(v, {_in_reach('v')})", f"each {IN_REACH}", ".values"),
         ],
+        "spec.parameterConstraints[]": [
+            Rule(
+                "self.terms.all(i, t, self.terms.all(j, u, j <= i || t.parameter != u.parameter))",
+                "each parameter may stand once in a sum; add its weights",
+                ".terms",
+                once=True,
+            ),
+        ],
+        "spec.parameterConstraints[].terms[]": [Rule("self.weight != 0.0", "must not be 0", ".weight")],
         "spec.algorithm": [_exactly_one(ALGORITHMS, f"{_listed(ALGORITHMS)}; for example algorithm: {{tpe: {{}}}}")],
         "spec.schedule": [_exactly_one(SCHEDULES, f"{_listed(SCHEDULES)}; for example schedule: {{hyperband: {{}}}}")],
         "spec.budget": [Rule("self.min <= self.max", "must be at most max", ".min")],
@@ -176,6 +185,17 @@ def _parents() -> Rule:
     return Rule(
         f"self.all(i, p, !has(p.when) || p.when.all(w, {earlier}))",
         "each condition (when) must name a parameter that stands earlier in the list and is not a float",
+        once=True,
+    )
+
+
+def _sums() -> Rule:
+    return Rule(
+        "!has(self.parameterConstraints) || "
+        "[self.parameters.filter(p, has(p.float) || has(p.int)).map(p, p.name)].all(names, "
+        "self.parameterConstraints.all(c, c.terms.all(t, t.parameter in names)))",
+        "terms may only name parameters of this Study that are a float or an int",
+        ".parameterConstraints",
         once=True,
     )
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from hpo_algorithms._reading import LARGEST, MAX_CHOICES, MAX_TEXT, NAME
+from hpo_algorithms.linear import MAX_CONSTRAINTS, MAX_TERMS
 from hpo_algorithms.registry import DEFAULT_ALGORITHM
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
@@ -288,6 +289,22 @@ class ParameterSpec(Resource):
     )
 
 
+class ConstraintTerm(Resource):
+    """A parameter's part in a sum."""
+
+    parameter: str = Field(min_length=1, max_length=63, description="Name of a parameter that is a float or an int.")
+    weight: float = Field(1, ge=-LARGEST, le=LARGEST, description="What its value is multiplied by; not 0.")
+
+
+class ParameterConstraint(Resource):
+    """A bound on a weighted sum of parameters; one that is inactive counts as 0."""
+
+    terms: tuple[ConstraintTerm, ...] = Field(
+        min_length=1, max_length=MAX_TERMS, description="What is added up; each parameter once."
+    )
+    max: float = Field(ge=-LARGEST, le=LARGEST, description="The bound, itself allowed.")
+
+
 def _default_algorithm() -> dict[str, dict[str, Any]]:
     return {DEFAULT_ALGORITHM: {}}
 
@@ -298,6 +315,9 @@ class StudySpec(Resource):
     objectives: tuple[Objective, ...] = Field(min_length=1, max_length=4, description="What is optimised, most important first.")
     constraints: tuple[OutcomeConstraint, ...] = Field((), max_length=8, description="Bounds on reported metrics.")
     parameters: tuple[dict[str, Any], ...] = Field(description="The search space; conditions look back, so the order counts.")
+    parameter_constraints: tuple[ParameterConstraint, ...] = Field(
+        (), max_length=MAX_CONSTRAINTS, description="Bounds on weighted sums of parameters; what breaks one is never tried."
+    )
     algorithm: dict[str, dict[str, Any]] = Field(
         default_factory=_default_algorithm, min_length=1, description="What to try: exactly one of its fields."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo_algorithms.encoding import Columns, Snapping
+from hpo_algorithms.linear import Allowed
 from hpo_algorithms.space import Space
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -46,6 +47,7 @@ def maximum(
         best: encodings of the best Trials known, around which half of the candidates are drawn.
     """
     columns, snap = Columns.of(space), Snapping(space)
+    score = kept(space, score)
     U = np.concatenate([_uniform(columns, rng, effort.uniform, box), _around(columns, rng, best, effort.near)])
     C = snap(U if box is None else _within(U, box))
     scores = score(C)
@@ -66,6 +68,14 @@ def maximum(
         value[better] = table.max(axis=1)[better]
     order = np.argsort(-np.concatenate(found_scores), kind="stable")
     return np.concatenate(found)[order]
+
+
+def kept(space: Space, score: Score) -> Score:
+    """A score that is -inf where the constraints of the space are broken."""
+    if not space.constraints:
+        return score
+    allowed = Allowed(space)
+    return lambda C: np.where(allowed(C), score(C), -np.inf)
 
 
 def _uniform(columns: Columns, rng: np.random.Generator, count: int, box: Box | None) -> np.ndarray:

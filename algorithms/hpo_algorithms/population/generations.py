@@ -34,6 +34,8 @@ from hpo_algorithms.trials import (
     Trial,
 )
 
+TRIES = 16  # of a copy's parameters that may break a constraint of the space, before it keeps what its donor has
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -231,7 +233,8 @@ def _first_ones(problem: Problem, history: History, numbers: Sequence[int], step
 
     rest = numbers[len(given) :]
     drawn = [draw.params for draw in novel(problem, history, rest, one)]
-    drawn += [one(number, 0).params for number in rest[len(drawn) :]]
+    again = 1 if problem.space.constraints else 0  # the first attempt need not keep them
+    drawn += [one(number, again).params for number in rest[len(drawn) :]]
     return [(params, Origin.GIVEN) for params in given] + [(params, Origin.SAMPLED) for params in drawn]
 
 

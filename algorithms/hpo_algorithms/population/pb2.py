@@ -18,7 +18,7 @@ from hpo_algorithms.errors import Fault
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.search import Box, Effort, maximum
 from hpo_algorithms.population.drift import DriftingGP
-from hpo_algorithms.population.generations import Rules, Step, answer, donors, ends, faults, improvement
+from hpo_algorithms.population.generations import TRIES, Rules, Step, answer, donors, ends, faults, improvement
 from hpo_algorithms.population.names import Names
 from hpo_algorithms.settings import setting
 from hpo_algorithms.space import Params
@@ -119,9 +119,13 @@ class _Model:
         assert donor is not None
         names = self._names.of(step, beside)
         if self._gp is None:
-            u = rng.random(len(self._space))
-            u[list(names)] = list(names.values())
-            return self._space.decode(u)
+            for _ in range(TRIES if self._space.constraints else 1):
+                u = rng.random(len(self._space))
+                u[list(names)] = list(names.values())
+                found = self._space.decode(u)
+                if self._space.allows(found):
+                    return found
+            return donor.params
         gp = self._gp
         running = [(trial.params, trial.slot.generation or 0, before.loss) for trial, before in self._running]
         running += [
@@ -140,7 +144,8 @@ class _Model:
 
         box = self._box(names)
         start = encoded(self._space, [donor.params])
-        return self._space.decode(np.nan_to_num(maximum(self._space, score, start, rng, EFFORT, box)[0], nan=0.5))
+        found = self._space.decode(np.nan_to_num(maximum(self._space, score, start, rng, EFFORT, box)[0], nan=0.5))
+        return found if self._space.allows(found) else donor.params
 
     def _points(self, U: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Encodings and losses before as points of the model: shape (n, D + 1)."""

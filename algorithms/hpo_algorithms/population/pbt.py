@@ -13,7 +13,7 @@ import numpy as np
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.parameters import Categorical, Float, Int, Ordinal, Parameter, Value
-from hpo_algorithms.population.generations import Rules, Step, answer, donors, faults
+from hpo_algorithms.population.generations import TRIES, Rules, Step, answer, donors, faults
 from hpo_algorithms.settings import setting
 from hpo_algorithms.space import Params, Space
 from hpo_algorithms.streams import stream
@@ -84,8 +84,17 @@ class PBT:
         return Rules("pbt", self.population, self.interval, self.exploit, self.truncation, self.mode)
 
 
-def perturbed(space: Space, rng: np.random.Generator, params: Params, width: float, resample: float) -> dict[str, Value]:
-    """The parameters of a copy, built in the order of the space; what becomes active by a change before it is drawn anew."""
+def perturbed(space: Space, rng: np.random.Generator, params: Params, width: float, resample: float) -> Params:
+    """The parameters of a copy, which stay as they are where the constraints of the space leave no other choice."""
+    for _ in range(TRIES if space.constraints else 1):
+        found = _perturbed(space, rng, params, width, resample)
+        if space.allows(found):
+            return found
+    return params
+
+
+def _perturbed(space: Space, rng: np.random.Generator, params: Params, width: float, resample: float) -> dict[str, Value]:
+    """Built in the order of the space; what becomes active by a change before it is drawn anew."""
     found: dict[str, Value] = {}
     for parameter in space.parameters:
         draw, anew, up = map(float, rng.random(3))

@@ -43,7 +43,7 @@ class Grid:
         position = following(history)
         while len(draws) < len(numbers) and position < grid.size:
             params = grid.at(permuted(position, grid.size, problem.seed))
-            if space.key(params) not in elsewhere:
+            if space.key(params) not in elsewhere and space.allows(params):
                 draws.append(Draw(params, memo=str(position)))
             position += 1
         return draws

@@ -16,6 +16,7 @@ from scipy.special import ndtr, ndtri
 
 from hpo_algorithms.encoding import Snapping, among, encoded
 from hpo_algorithms.errors import Fault
+from hpo_algorithms.linear import Allowed
 from hpo_algorithms.parameters import Categorical
 from hpo_algorithms.ranking import Ranked, ranked
 from hpo_algorithms.samplers.novelty import novel
@@ -112,6 +113,7 @@ class Model:
 
     def __init__(self, space: Space, good: np.ndarray, bad: np.ndarray, factor: float) -> None:
         self._tried = np.vstack([good, bad]) if space.size is not None else None
+        self._allowed = Allowed(space) if space.constraints else None
         self._good, self._bad = Density(space, good), Density(space, bad)
         self._wide = Density(space, good, factor, SPREAD / (len(good) + 2))
 
@@ -121,6 +123,8 @@ class Model:
         scores = np.maximum(self._good.logpdf(C), FLOOR) - np.maximum(self._bad.logpdf(C), FLOOR)
         if self._tried is not None:
             scores[among(C, self._tried)] = -np.inf
+        if self._allowed is not None:
+            scores[~self._allowed(C)] = -np.inf
         return np.asarray(C[np.argmax(scores)])
 
 

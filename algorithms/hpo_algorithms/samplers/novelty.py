@@ -11,11 +11,12 @@ from hpo_algorithms.trials import Draw, History, Problem
 def novel(problem: Problem, history: History, numbers: Sequence[int], draw: Callable[[int, int], Draw]) -> Sequence[Draw]:
     """One draw a number, `draw(number, attempt)`, none of which repeats a Trial or another of them.
 
-    Only finite spaces are looked at: in a continuous one a repetition has probability zero. Where `draw` keeps repeating itself
-    the place is given to some configuration not tried yet. Fewer draws than numbers mean that all have been tried.
+    Of repetitions only finite spaces are looked at: in a continuous one they have probability zero. Where `draw` keeps repeating
+    itself, or breaking the constraints of the space, the place is given to some configuration not tried yet that keeps them. Fewer
+    draws than numbers mean that all have been tried.
     """
     space = problem.space
-    if space.size is None:
+    if space.size is None and not space.constraints:
         return [draw(number, 0) for number in numbers]
     seen = {space.key(trial.params) for trial in history}
     seen |= {space.key(params) for params in problem.given}  # these will be tried, if they have not been

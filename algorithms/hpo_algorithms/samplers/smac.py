@@ -80,6 +80,7 @@ class SMAC:
         from hpo_algorithms.gp.acquisition import log_ei
         from hpo_algorithms.gp.ensemble import thinned
         from hpo_algorithms.gp.outputs import winsorised
+        from hpo_algorithms.gp.search import kept as allowed
         from hpo_algorithms.gp.surrogate import aligned
 
         losses = results.weighted(rng.dirichlet(np.ones(problem.objectives)))
@@ -101,7 +102,7 @@ class SMAC:
             values[among(C, tried)] = -np.inf
             return values
 
-        return maximum(problem.space, score, X[np.argsort(y, kind="stable")[:STARTS]], rng)
+        return maximum(problem.space, allowed(problem.space, score), X[np.argsort(y, kind="stable")[:STARTS]], rng)
 
 
 class Forest:

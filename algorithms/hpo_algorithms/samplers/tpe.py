@@ -15,6 +15,7 @@ import numpy as np
 
 from hpo_algorithms.encoding import among, encoded
 from hpo_algorithms.errors import Fault
+from hpo_algorithms.linear import Allowed
 from hpo_algorithms.parzen import Parzen, apart, together
 from hpo_algorithms.ranking import ranked
 from hpo_algorithms.samplers.novelty import novel
@@ -74,7 +75,7 @@ class TPE:
         # The others, sorted by rank, are thinned out evenly, so that their density keeps its shape whatever the number of Trials.
         seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]
         X = encoded(space, [trial.params for trial in seen])
-        good = Parzen(space, X[:n_good], self.bandwidth)
+        good, allowed = Parzen(space, X[:n_good], self.bandwidth), Allowed(space)
 
         def one(number: int, attempt: int) -> Draw:
             nonlocal X
@@ -85,6 +86,8 @@ class TPE:
             scores += (apart(both[..., :n_fair]) - apart(both[..., n_fair:])) / math.sqrt(n_good)
             if space.size is not None:
                 scores[among(C, X)] = -np.inf
+            if space.constraints:
+                scores[~allowed(C)] = -np.inf
             chosen = C[np.argmax(scores)]
             X = np.vstack([X, chosen])
             return Draw(space.decode(chosen))

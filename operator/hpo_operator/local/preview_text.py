@@ -35,6 +35,8 @@ def as_text(study: Study, shown: Preview, unit_seconds: float | None) -> str:
     spec, size = study.spec, shown.problem.space.size
     unit = spec.budget.unit if spec.budget else ""
     parameters = f"{len(shown.problem.space)} parameters, " + (f"{size:,} configurations" if size else "continuous")
+    if spec.parameter_constraints:
+        parameters += f", {len(spec.parameter_constraints)} constraints between them"
     lines = [f"Study '{study.metadata.name}': {parameters}", f"Algorithm: {shown.algorithm}    schedule: {shown.schedule}"]
     bound = "" if shown.complete else " or more (nothing ends the Study by then)"
     lines.append(f"Trials: {shown.trials:,}{bound}, {spec.parallelism} at a time")

@@ -105,6 +105,7 @@ def tune(
             "spec": {
                 "objectives": [{"metric": metric, "goal": GOALS.get(goal.lower(), goal)}],
                 "parameters": parameters,
+                "parameterConstraints": _constraints(space),
                 **_given("algorithm", _settings(algorithm)),
                 **_given("schedule", _settings(schedule)),
                 **_given("budget", _budget(budget)),
@@ -164,6 +165,15 @@ def _parameters(space: Any) -> list[Any]:
     if isinstance(space, Mapping):
         return [{"name": name, **entry} if isinstance(entry, Mapping) else entry for name, entry in space.items()]
     return list(space)
+
+
+def _constraints(space: Any) -> list[Any]:
+    """Those of a Space as they stand in a Study."""
+    constraints = space.constraints if isinstance(space, Space) else ()
+    return [
+        {"terms": [{"parameter": name, "weight": weight} for name, weight in constraint.weights], "max": constraint.bound}
+        for constraint in constraints
+    ]
 
 
 def _entry(parameter: Parameter) -> dict[str, Any]:

@@ -210,6 +210,25 @@ def given_configurations_are_tried_first_and_once(method: Method) -> None:
     assert world.finished == (SEARCH_EXHAUSTED if method.schedule else SCHEDULE_FINISHED)
 
 
+@promise
+def constraints_between_parameters_are_kept(method: Method) -> None:
+    """World validates each proposal, and nine draws of ten would break these."""
+    tight = [{"terms": [{"parameter": "layers"}, {"parameter": "width", "weight": 0.01}, {"parameter": "warmup"}], "max": 2}]
+    for spec, constraints in ((MIXED, tight), (CONTINUOUS, [{"terms": [{"parameter": "x"}], "max": -4}])):
+        World(method, problem_on(read(spec).constrained(constraints))).run(ENOUGH)
+
+
+@promise
+@of_samplers
+def of_a_finite_space_all_that_keeps_the_constraints_is_tried(method: Method) -> None:
+    space = read(FINITE).constrained([{"terms": [{"parameter": "degree"}, {"parameter": "cost"}], "max": 2.5}])
+    kept = {space.key(params) for params in map(space.enumeration.at, range(FINITE_SIZE)) if space.allows(params)}
+    world = World(method, problem_on(space)).run(200, workers=3)
+    assert world.finished == SEARCH_EXHAUSTED
+    assert {space.key(trial.params) for trial in world.history} == kept
+    assert len(kept) == 11
+
+
 @joint_promise
 def results_of_every_kind_are_taken(method: Method) -> None:
     for spec in (MIXED, CONTINUOUS):

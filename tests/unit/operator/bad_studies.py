@@ -467,6 +467,46 @@ SOURCES = [
     ),
 ]
 
+C = "spec.parameterConstraints"
+
+
+def constraint(*terms: Manifest, **bound: Any) -> Change:
+    return put(C, [{"terms": list(terms), **(bound or {"max": 3})}])
+
+
+CONSTRAINTS = [
+    BadStudy("with a constraint of no terms", constraint(), f"{C}[0].terms"),
+    BadStudy("with a constraint without a bound", put(C, [{"terms": [{"parameter": "layers"}]}]), f"{C}[0].max"),
+    BadStudy("with a constraint on an unknown parameter", constraint({"parameter": "layer"}), f"{C}[0].terms[0].parameter"),
+    BadStudy("with a constraint on names", constraint({"parameter": "optimizer"}), f"{C}[0].terms[0].parameter"),
+    BadStudy("with a constraint on an ordinal", constraint({"parameter": "batch"}), f"{C}[0].terms[0].parameter"),
+    BadStudy("with a parameter twice in a sum", constraint(*[{"parameter": "layers"}] * 2), f"{C}[0].terms[1].parameter"),
+    BadStudy("with a weight of 0", constraint({"parameter": "layers", "weight": 0}), f"{C}[0].terms[0].weight"),
+    BadStudy("with a weight that is a string", constraint({"parameter": "layers", "weight": "2"}), f"{C}[0].terms[0].weight"),
+    BadStudy("with constraints that nothing keeps", constraint({"parameter": "layers"}, max=0), C, server=False),
+    BadStudy(
+        "with a given configuration that breaks a constraint",
+        both(
+            constraint({"parameter": "layers"}),
+            put(
+                "spec.warmStart.configurations",
+                [
+                    {
+                        "parameters": [
+                            {"name": "lr", "value": "0.01"},
+                            {"name": "layers", "value": "4"},
+                            {"name": "batch", "value": "16"},
+                            {"name": "optimizer", "value": "adam"},
+                        ]
+                    }
+                ],
+            ),
+        ),
+        "spec.warmStart.configurations[0]",
+        server=False,
+    ),
+]
+
 TEMPLATES = [
     BadStudy("without a template", drop("spec.template"), "spec.template"),
     BadStudy("with an empty template", put("spec.template", {}), "spec.template"),
@@ -496,5 +536,6 @@ BAD_STUDIES = [
     *METHODS,
     *LIMITS,
     *SOURCES,
+    *CONSTRAINTS,
     *TEMPLATES,
 ]

@@ -55,6 +55,13 @@ EVERYTHING: Manifest = {
             "maxRetries": 0,
             "gpuSeconds": 720_000_000,
         },
+        "parameterConstraints": [
+            {
+                "terms": [{"parameter": "layers", "weight": 2}, {"parameter": "heads", "weight": -0.5}, {"parameter": "momentum"}],
+                "max": 12,
+            },
+            {"terms": [{"parameter": "width"}], "max": 512},
+        ],
         "seed": 0,
         "metrics": {"step": "epoch", "intervalSeconds": 5, "logs": {"pattern": r"loss=(?P<loss>\S+)"}},
         "checkpoints": {"objectStore": {"uri": "s3://bucket/prefix", "secretName": "credentials"}},
@@ -87,7 +94,7 @@ def good_studies() -> dict[str, Manifest]:
         "a Study that says as little as possible": _changed(algorithm=None, budget=None, limits=None),
         "a Study that says everything": EVERYTHING,
         "a Study with four objectives": _changed(objectives=[{"metric": f"m{i}", "goal": "Maximize"} for i in range(4)]),
-        "a Study of 100 parameters of each kind": _changed(parameters=[*_hundred()]),
+        "a Study of 100 parameters of each kind": _changed(parameters=[*_hundred()], parameterConstraints=[*_sums()]),
         "a Study of conditions nested 100 deep": _changed(parameters=[*_chain()]),
         "a Study with the longest name": {**valid_study(), "metadata": {"name": "d" * 50}},
         "a Study whose name is a number": {**valid_study(), "metadata": {"name": "7"}},
@@ -129,6 +136,13 @@ def _hundred() -> Iterator[Manifest]:
     ]
     for place in range(100):
         yield {"name": f"parameter-{place}", **kinds[place % 4]}
+
+
+def _sums() -> Iterator[Manifest]:
+    """As many constraints of as many terms as there may be."""
+    for place in range(8):
+        numbers = [4 * i + (i + place) % 2 for i in range(16)]
+        yield {"terms": [{"parameter": f"parameter-{number}", "weight": place - 0.5} for number in numbers], "max": 9000}
 
 
 def _chain() -> Iterator[Manifest]:

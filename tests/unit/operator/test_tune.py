@@ -161,6 +161,13 @@ def test_a_space_is_written_as_a_study_has_it_without_loss(space, u):
         assert again.decode(point) == pytest.approx(space.decode(point))  # one step alone may be off by its last digit
 
 
+def test_the_constraints_of_a_space_are_kept():
+    plane = Space.from_spec([{"name": name, "int": {"min": 0, "max": 9}} for name in ("x", "y")])
+    few = plane.constrained([{"terms": [{"parameter": "x"}, {"parameter": "y"}], "max": 3}])
+    found = run(lambda x, y: -x - y, few, trials=5, algorithm="random", seed=1)
+    assert all(row["x"] + row["y"] <= 3 for row in found.table)
+
+
 def test_inactive_parameters_are_left_out():
     space = [
         {"name": "kind", "categorical": {"choices": ["a", "b"]}},

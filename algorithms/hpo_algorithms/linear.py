@@ -1,0 +1,110 @@
+"""Bounds on weighted sums of parameters: what the ranges of single parameters cannot say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo_algorithms.errors import Fault, nearest
+from hpo_algorithms.parameters import Float, Int, Value
+
+if TYPE_CHECKING:
+    from hpo_algorithms.space import Space
+
+MAX_CONSTRAINTS, MAX_TERMS = 8, 16
+SLACK = 1e-9  # of the terms' sizes: what rounding may add to a sum that is exactly at its bound
+
+
+@dataclass(frozen=True, slots=True)
+class LinearConstraint:
+    """The sum of numbers times their weights is at most a bound; a parameter that is inactive counts as 0."""
+
+    weights: tuple[tuple[str, float], ...]
+    bound: float
+
+    def holds(self, params: Mapping[str, Value]) -> bool:
+        """Whether a configuration keeps it."""
+        return bool(self.excess([np.array(float(params.get(name, 0.0))) for name, _ in self.weights]) <= 0)
+
+    def excess(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """By how much the sum of these values, one array for each weight, is above the bound and what rounding may add."""
+        terms = [weight * value for (_, weight), value in zip(self.weights, values, strict=True)]
+        size = np.maximum(np.sum(np.abs(terms), axis=0), abs(self.bound))
+        return np.asarray(np.sum(terms, axis=0) - self.bound - SLACK * size)
+
+    def __str__(self) -> str:
+        return f"{' + '.join(name if weight == 1 else f'{weight:g} * {name}' for name, weight in self.weights)} <= {self.bound:g}"
+
+
+class Allowed:
+    """Which snapped points of the unit cube keep the constraints of a space, for searches that look at thousands of them."""
+
+    def __init__(self, space: Space) -> None:
+        self._constraints = space.constraints
+        self._columns = {name: space.names.index(name) for each in space.constraints for name, _ in each.weights}
+        self._numbers = {name: p for name in self._columns if isinstance(p := space[name], Float | Int)}
+
+    def __call__(self, U: np.ndarray) -> np.ndarray:
+        """A mask over the rows of U, shape (n, d)."""
+        kept = np.ones(len(U), dtype=bool)
+        values = {name: np.nan_to_num(self._numbers[name].numbers(U[:, j])) for name, j in self._columns.items()}
+        for constraint in self._constraints:
+            kept &= constraint.excess([values[name] for name, _ in constraint.weights]) <= 0
+        return kept
+
+
+def read_constraints(spec: object, space: Space) -> tuple[list[LinearConstraint], list[Fault]]:
+    """The constraints that could be read from a list as in `Study.spec.parameterConstraints`, and every fault found."""
+    if not isinstance(spec, Sequence) or isinstance(spec, str) or len(spec) > MAX_CONSTRAINTS:
+        return [], [Fault("", spec, f"must be a list of at most {MAX_CONSTRAINTS} constraints")]
+    found, faults = [], []
+    for i, entry in enumerate(spec):
+        constraint, wrong = _read(f"[{i}]", entry, space)
+        faults += wrong
+        if constraint is not None:
+            found.append(constraint)
+    return found, faults
+
+
+def _read(path: str, entry: object, space: Space) -> tuple[LinearConstraint | None, list[Fault]]:
+    faults = _fields(path, entry, ("terms", "max"), ("terms", "max"))
+    if faults or not isinstance(entry, Mapping):
+        return None, faults
+    terms, bound = entry["terms"], entry["max"]
+    if not _is_number(bound):
+        faults.append(Fault(f"{path}.max", bound, "must be a finite number"))
+    if not isinstance(terms, list | tuple) or not 0 < len(terms) <= MAX_TERMS:
+        return None, [*faults, Fault(f"{path}.terms", terms, f"must be a list of 1 to {MAX_TERMS} terms")]
+    weights: dict[str, float] = {}
+    for j, term in enumerate(terms):
+        at = f"{path}.terms[{j}]"
+        if wrong := _fields(at, term, ("parameter", "weight"), ("parameter",)):
+            faults += wrong
+            continue
+        name, weight = term["parameter"], 1 if term.get("weight") is None else term["weight"]
+        if name not in space.names:
+            faults.append(Fault(f"{at}.parameter", name, "is not a parameter of this space", nearest(name, space.names)))
+        elif not isinstance(space[name], Float | Int):
+            faults.append(Fault(f"{at}.parameter", name, "is neither a float nor an int, and cannot be added up"))
+        elif name in weights:
+            faults.append(Fault(f"{at}.parameter", name, "stands twice in one sum", "Add its weights."))
+        if not _is_number(weight) or weight == 0:
+            faults.append(Fault(f"{at}.weight", weight, "must be a finite number other than 0"))
+        weights[str(name)] = weight
+    return (None, faults) if faults else (LinearConstraint(tuple(weights.items()), float(bound)), [])
+
+
+def _fields(path: str, entry: Any, known: Sequence[str], required: Sequence[str]) -> list[Fault]:
+    if not isinstance(entry, Mapping):
+        return [Fault(path, entry, f"must be a mapping with {', '.join(required)}")]
+    unknown = [field for field in entry if field not in known]
+    faults = [Fault(f"{path}.{field}", entry[field], "is not a known field", nearest(field, known)) for field in unknown]
+    return faults + [Fault(f"{path}.{field}", None, "is required") for field in required if entry.get(field) is None]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= 1e150
