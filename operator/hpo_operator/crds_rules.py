@@ -85,7 +85,6 @@ def study_rules(spec_fields: Iterable[str]) -> Rules:
                 "self.terms.all(i, t, self.terms.all(j, u, j <= i || t.parameter != u.parameter))",
                 "each parameter may stand once in a sum; add its weights",
                 ".terms",
-                once=True,
             ),
         ],
         "spec.parameterConstraints[].terms[]": [Rule("self.weight != 0.0", "must not be 0", ".weight")],
