@@ -1,6 +1,6 @@
-"""Black-box comparison: mean normalised regret after 25, 50 and 100 evaluations, and CPU seconds a proposal.
+"""Black-box comparison: mean normalised regret after 25, 50 and 100 evaluations, mean rank, and CPU seconds a proposal.
 
-    python -m benchmarks.blackbox --ours tpe,gp,auto --peers optuna_tpe --tasks seven --seeds 1,3,5
+    python -m benchmarks.blackbox --ours tpe,gp,auto --peers optuna_tpe,smac_hpo,pymoo_ga,pymoo_pso --tasks data --seeds 1,3,5
 
 Defaults are chosen on odd seeds; figures that are quoted come from even ones.
 """
@@ -10,20 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
 from benchmarks.cache import Runs
-from benchmarks.optimisers import PEERS, Conversation, Spec, fingerprint, ours
+from benchmarks.optimisers import PEERS, Conversation, optimiser, version_of
 from benchmarks.tasks import DATA, Task, load_tasks
 
 
-def run(optimiser: Callable[[Spec, int], Conversation], task: Task, seed: int, evaluations: int) -> dict[str, list[float]]:
+def run(conversation: Conversation, task: Task, evaluations: int) -> dict[str, list[float]]:
     """One Study: the best loss so far after each evaluation, and the CPU seconds of each proposal."""
-    conversation = optimiser(task.spec, seed)
     best, seconds, lowest = [], [], np.inf
     start = time.process_time()
     try:
@@ -48,14 +47,28 @@ class Results:
         self._runs = Runs("blackbox")
 
     def get(self, name: str, task: Task, seed: int, evaluations: int, parallel: int) -> dict[str, list[float]]:
-        peer = name in PEERS
-        stamp = (version("optuna") if peer else fingerprint(name)) + (f"*{parallel}" if parallel > 1 else "")
-        for stored in sorted({evaluations, 100, 50, 25}):  # a longer run begins as the shorter one does
+        stamp = version_of(name) + (f"*{parallel}" if parallel > 1 else "")
+        plans = name in PEERS and PEERS[name].plans
+        for stored in {evaluations} if plans else sorted({evaluations, 100, 50, 25}):  # a longer run begins as the shorter one does
             row = self._runs.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
             if row and stored >= evaluations:
                 return row
-        made = run(PEERS[name] if peer else ours(name, parallel), task, seed, evaluations)
+        made = run(optimiser(name, seed, task.spec, evaluations, parallel), task, evaluations)
         return self._runs.put(f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", made)
+
+
+def mean_ranks(regrets: np.ndarray) -> np.ndarray:
+    """The mean rank of each optimiser, of regrets of shape (optimisers, tasks, seeds): 1 is the best, equals share their ranks."""
+    found: np.ndarray = rankdata(regrets, axis=0).mean(axis=(1, 2))
+    return found
+
+
+def standard_errors(regrets: np.ndarray) -> np.ndarray:
+    """Of means over tasks and seeds, of regrets of shape (tasks, seeds, ...): how far those of other seeds would lie."""
+    tasks, seeds = regrets.shape[:2]
+    spread = regrets.std(axis=1, ddof=1) if seeds > 1 else np.zeros_like(regrets[:, 0])
+    found: np.ndarray = np.sqrt((spread**2 / seeds).sum(axis=0)) / tasks
+    return found
 
 
 def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int], parallel: int = 1) -> None:
@@ -71,14 +84,15 @@ def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at:
                 seconds[name] += row["seconds"][: max(at)]
             shown = "  ".join(f"{value:7.4f}" for value in regrets[n, t].mean(axis=0))
             print(f"{task.name:40s} {name:28s} {shown}", flush=True)
-    print(f"\nmean normalised regret at {'/'.join(map(str, at))}, {len(tasks)} tasks, {len(seeds)} seeds (standard error)")
+    when = "/".join(map(str, at))
+    print(f"\nmean normalised regret at {when}, {len(tasks)} tasks, {len(seeds)} seeds (standard error)", end="; ")
+    print(f"mean rank of {len(names)} over tasks and seeds at {when}; CPU seconds")
+    ranks = mean_ranks(regrets)
     for n, name in enumerate(names):
-        means = regrets[n].mean(axis=(0, 1))
-        spread = regrets[n].std(axis=1, ddof=1) if len(seeds) > 1 else np.zeros((len(tasks), len(at)))
-        errors = np.sqrt((spread**2 / len(seeds)).sum(axis=0)) / len(tasks)
+        means, errors = regrets[n].mean(axis=(0, 1)), standard_errors(regrets[n])
         shown = "  ".join(f"{mean:.3f} ({error:.3f})" for mean, error in zip(means, errors, strict=True))
-        ranks = (np.argsort(np.argsort(regrets[:, :, :, -1].mean(axis=2), axis=0), axis=0) + 1)[n].mean()
-        print(f"{name:28s} {shown}   rank {ranks:.2f}   {np.mean(seconds[name]):.4f} s a proposal")
+        ranked = " ".join(f"{rank:5.2f}" for rank in ranks[n])
+        print(f"{name:28s} {shown}   rank {ranked}   {np.mean(seconds[name]):.4f} s a proposal")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

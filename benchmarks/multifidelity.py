@@ -69,11 +69,7 @@ class Results:
         key = f"{PROTOCOL}/{name}/{stamp(name)}/{task.name}/{seed}/{trainings}/{workers}"
         row = self._runs.get(key)
         if row is None:
-            try:
-                search = searcher(name, task, seed)
-            except ModuleNotFoundError as missing:
-                raise SystemExit(f"{name}: {missing}; install benchmarks/peers.txt or peers-hpbandster.txt") from None
-            row = self._runs.put(key, run(search, task, seed, trainings, workers))
+            row = self._runs.put(key, run(searcher(name, task, seed), task, seed, trainings, workers))
         return row
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.pareto --ours nsga2,ga,random --peers pymoo_nsga2 --seeds 2,4,6 --at 200,400,1000
 
 The problems are ZDT1, ZDT2 and ZDT3 of E. Zitzler, K. Deb and L. Thiele (2000) with ten parameters; 1 is the whole front, up to the
-point (1.1, 1.1). Peers: pip install -r benchmarks/peers.txt.
+point (1.1, 1.1). Peers: the extra `peers`.
 """
 
 from __future__ import annotations

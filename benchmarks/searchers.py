@@ -1,7 +1,7 @@
 """Everything that divides a budget, behind one seam: asked for jobs, told their losses, in any order.
 
 Ours are named `sampler@schedule` as in a Study, with settings in brackets: `kde@hyperband[eta=4]`; without a schedule it is the one
-that the Study would take. Peers run at their packages' defaults, in the versions that `peers*.txt` pin.
+that the Study would take. Peers run at their packages' defaults, in the versions that `pins` knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.cache import source_of
-from benchmarks.optimisers import _suggest, _value
+from benchmarks.optimisers import settings_of
+from benchmarks.pins import PINS, check
+from benchmarks.spaces import configspace, plain, suggested
 from benchmarks.tasks import Task
 
 
@@ -75,9 +77,8 @@ def parsed(name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _read(text: str) -> dict[str, Any]:
-    bare, _, rest = text.partition("[")
-    pairs = [pair.split("=") for pair in rest.rstrip("]").split(";") if pair]
-    return {bare: {key: _value(value) for key, value in pairs}}
+    bare, settings = settings_of(text)
+    return {bare: settings}
 
 
 def stamp(name: str) -> str:
@@ -93,7 +94,10 @@ def stamp(name: str) -> str:
 
 def searcher(name: str, task: Task, seed: int) -> Searcher:
     """A fresh one."""
-    return PEERS[name][1](task, seed) if name in PEERS else Ours(name, task, seed)
+    if name not in PEERS:
+        return Ours(name, task, seed)
+    check(PEERS[name][0])
+    return PEERS[name][1](task, seed)
 
 
 class OptunaHyperband:
@@ -115,11 +119,7 @@ class OptunaHyperband:
         if self._going:
             return self._going.pop()
         trial = self._study.ask()
-        params: dict[str, Any] = {}
-        for p in self._task.spec:
-            if all(params.get(c["parameter"]) in c["in"] for c in p.get("when", ())):
-                params[p["name"]] = _suggest(trial, p)
-        return Job(trial.number, params, self._low, trial)
+        return Job(trial.number, suggested(trial, self._task.spec), self._low, trial)
 
     def tell(self, job: Job, loss: float) -> None:
         job.handle.report(loss, job.budget)
@@ -142,16 +142,16 @@ class SMACHyperband:
         logging.disable(logging.WARNING)
         assert task.budgets is not None
         low, self._high = task.budgets
-        self._folder = tempfile.TemporaryDirectory()
+        self._task, self._folder = task, tempfile.TemporaryDirectory()
         scenario = Scenario(
-            configspace(task, seed), output_directory=Path(self._folder.name), deterministic=True, n_trials=1_000_000,
+            configspace(task.spec, seed), output_directory=Path(self._folder.name), deterministic=True, n_trials=1_000_000,
             min_budget=low, max_budget=self._high, seed=seed,
         )  # fmt: skip
         self._facade = MultiFidelityFacade(scenario, lambda config, seed, budget: 0.0, overwrite=True, logging_level=False)
 
     def ask(self) -> Job | None:
         info = self._facade.ask()
-        params = plain(dict(info.config))
+        params = plain(info.config, self._task.spec)
         return Job(str(params), params, round(info.budget or self._high), info)
 
     def tell(self, job: Job, loss: float) -> None:
@@ -170,7 +170,7 @@ class HpBandSter:
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
         np.random.seed(seed)  # its generators draw from NumPy's global stream
-        space = configspace(task, seed)
+        self._task, space = task, configspace(task.spec, seed)
         self._generator = BOHB(configspace=space) if model == "bohb" else RandomSampling(configspace=space)
         assert task.budgets is not None
         low, high = task.budgets
@@ -199,7 +199,7 @@ class HpBandSter:
 
     def _job(self, run: Any) -> Job:
         identity, config, budget = run
-        return Job(identity, plain(config), max(round(budget), 1), run)
+        return Job(identity, plain(config, self._task.spec), max(round(budget), 1), run)
 
     def tell(self, job: Job, loss: float) -> None:
         from hpbandster.core.dispatcher import Job as Ran
@@ -211,29 +211,6 @@ class HpBandSter:
         self._generator.new_result(ran)
 
 
-def configspace(task: Task, seed: int) -> Any:
-    """The task's space as a ConfigSpace, for old and new versions of it; the multi-fidelity tasks have no conditions."""
-    from ConfigSpace import ConfigurationSpace
-    from ConfigSpace import hyperparameters as kinds
-
-    space = ConfigurationSpace(seed=seed)
-    for p in task.spec:
-        name = p["name"]
-        if "categorical" in p:
-            made = kinds.CategoricalHyperparameter(name, p["categorical"]["choices"])
-        else:
-            kind = "float" if "float" in p else "int"
-            make = kinds.UniformFloatHyperparameter if kind == "float" else kinds.UniformIntegerHyperparameter
-            made = make(name, p[kind]["min"], p[kind]["max"], log=p[kind]["scale"] == "Log")
-        (space.add if hasattr(space, "add") else space.add_hyperparameter)(made)
-    return space
-
-
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy's scalars as Python's."""
-    return {str(key): value.item() if hasattr(value, "item") else value for key, value in config.items()}
-
-
 Make = Callable[[Task, int], Searcher]
 
 # Name -> distribution, and how to make it.
@@ -243,11 +220,3 @@ PEERS: dict[str, tuple[str, Make]] = {
     "hpbandster_bohb": ("hpbandster", lambda task, seed: HpBandSter("bohb", task, seed)),
     "hpbandster_hyperband": ("hpbandster", lambda task, seed: HpBandSter("random", task, seed)),
 }
-
-
-def _pins() -> dict[str, str]:
-    lines = [line for path in Path(__file__).parent.glob("peers*.txt") for line in path.read_text().splitlines()]
-    return dict(line.split("==") for line in lines if "==" in line)
-
-
-PINS = _pins()
