@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Runs:
         return row
 
 
+@cache
 def source_of(*references: str) -> str:
     """A digest of the source of our modules, as the registry names them, and of all of ours that they import.
 

@@ -1,103 +1,152 @@
-"""Draws regret curves from the caches of the other benchmarks, for the pages of `docs/algorithms`.
+"""Draws what the other benchmarks have measured, from their caches, for the pages of `docs/algorithms`.
 
     python -m benchmarks.curves                 # every picture that has been measured
     python -m benchmarks.curves pso schedules   # some of them
 
 Nothing is run: what is missing is named, with the command that measures it. Lines are means over tasks and seeds, bands
-standard errors over seeds.
+standard errors over seeds; peers are dashed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import multifidelity
+from benchmarks import multifidelity, optimisers, pareto, searchers
 from benchmarks.cache import Runs
-from benchmarks.optimisers import PEERS, fingerprint
-from benchmarks.searchers import stamp
 from benchmarks.tasks import DATA, SEVEN, SIX_MF, Task, load_tasks
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "algorithms" / "curves"
-SPENT = np.geomspace(2, 40, 60)  # full trainings
-TRIALS = np.unique(np.geomspace(5, 100, 60).astype(int))
+PEERS = {*optimisers.PEERS, *searchers.PEERS, *pareto.PEERS}
 SEEDS = range(2, 42, 2)  # figures that are shown come from even seeds
+TORCH = ("branin", "hartmann6", "mixed8")  # what `botorch` is measured on, for it takes long
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One of the other benchmarks: its axes, what its runs depend on, and how one of them is read along the horizontal axis."""
+
+    x: np.ndarray
+    ticks: Sequence[int]
+    labels: tuple[str, str]
+    tasks: tuple[str, ...]
+    version_of: Callable[[str], str]
+    read: Callable[[Task | None, str, dict[str, Any]], list[float]]
+    before: str = ""  # of the keys in the cache
+    after: str = ""
+
+
+def _regrets(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
+    assert task is not None
+    return [task.regret(row["best"][count - 1]) for count in BENCHMARKS["blackbox"].x]
+
+
+def _regrets_by_budget(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
+    assert task is not None
+    return [multifidelity.regret_at(task, row, spent) for spent in BENCHMARKS["multifidelity"].x]
+
+
+def _shares(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
+    losses, front = [(first, second) for first, second in row["losses"]], pareto.whole(pareto.PROBLEMS[name])
+    return [pareto.volume(losses[:count]) / front for count in BENCHMARKS["pareto"].x]
+
+
+BENCHMARKS = {
+    "blackbox": Benchmark(
+        np.unique(np.geomspace(5, 100, 60).astype(int)),
+        (5, 10, 25, 50, 100),
+        ("Trials", "mean normalised regret"),
+        SEVEN,
+        optimisers.version_of,
+        _regrets,
+    ),
+    "multifidelity": Benchmark(
+        np.geomspace(2, 40, 60),
+        (2, 5, 10, 20, 40),
+        ("full trainings", "mean normalised regret"),
+        SIX_MF,
+        searchers.stamp,
+        _regrets_by_budget,
+        f"{multifidelity.PROTOCOL}/",
+        "/1",  # worker
+    ),
+    "pareto": Benchmark(
+        np.unique(np.geomspace(20, 1000, 40).astype(int)),
+        (20, 50, 100, 200, 500, 1000),
+        ("Trials", "share of the front's volume"),
+        tuple(pareto.PROBLEMS),
+        pareto.version_of,
+        _shares,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What stands in one picture; with `budgets` it is of the multi-fidelity benchmark."""
+    """What stands in one picture: the first name is what it is of."""
 
     names: tuple[str, ...]
-    budgets: bool = False
+    of: str = "blackbox"
+    only: tuple[str, ...] = ()
 
     @property
-    def command(self) -> str:
-        module = "multifidelity" if self.budgets else "blackbox"
-        mine, peers = ([name for name in self.names if ("_" in name) is peer] for peer in (False, True))
-        return f"python -m benchmarks.{module} --ours '{','.join(mine)}' --peers '{','.join(peers)}' --seeds 2,4,6,8"
+    def tasks(self) -> tuple[str, ...]:
+        return self.only or BENCHMARKS[self.of].tasks
+
+    def command(self, name: str) -> str:
+        """What measures a line of it."""
+        tasks = "" if self.of == "pareto" else f" --tasks {','.join(self.tasks)}"
+        ours, peers = ("", name) if name in PEERS else (name, "")
+        return f"python -m benchmarks.{self.of} --ours '{ours}' --peers '{peers}' --seeds 2,4,6{tasks}"
 
 
 PICTURES = {
-    **{name: Picture((name, "auto", "random")) for name in ("sobol", "pso", "ga", "cmaes")},
-    "auto": Picture(("auto", "tpe", "random", "optuna_tpe")),
-    "gp": Picture(("gp", "random", "optuna_gp")),
-    "tpe": Picture(("tpe", "random", "optuna_tpe")),
-    "bohb": Picture(("bohb", "random@hyperband", "hpbandster_bohb"), budgets=True),
-    "schedules": Picture(("auto", "random@asha", "random@halving", "random@hyperband", "random@flat"), budgets=True),
+    "auto": Picture(("auto", "gp", "tpe", "random", "optuna_gp", "optuna_tpe", "smac_hpo")),
+    "gp": Picture(("gp", "smac", "tpe", "random", "optuna_gp")),
+    "botorch": Picture(("botorch", "gp", "random"), only=TORCH),
+    "smac": Picture(("smac", "gp", "tpe", "random", "smac_hpo")),
+    "tpe": Picture(("tpe", "auto", "random", "optuna_tpe")),
+    "cmaes": Picture(("cmaes", "auto", "random", "optuna_cmaes")),
+    "pso": Picture(("pso", "auto", "random", "pymoo_pso")),
+    "ga": Picture(("ga", "auto", "random", "pymoo_ga_20")),
+    "nsga2": Picture(("nsga2", "ga", "random", "pymoo_nsga2_20", "pymoo_nsga2"), "pareto"),
+    "random": Picture(("random", "sobol", "ga", "auto")),
+    "sobol": Picture(("sobol", "random", "auto")),
+    "bohb": Picture(("bohb", "random@hyperband", "auto", "hpbandster_bohb", "optuna_hyperband"), "multifidelity"),
+    "kde": Picture(("kde", "tpe", "random")),
+    "schedules": Picture(("auto", "random@asha", "random@halving", "random@hyperband", "random@flat"), "multifidelity"),
 }
 
 
-def measured(picture: Picture, name: str, tasks: Sequence[Task], runs: Runs) -> np.ndarray | None:
-    """Regrets over the horizontal axis, shape (seeds, points): of the seeds that all tasks have; None without one."""
-    rows: dict[tuple[str, int], np.ndarray] = {}
-    known = {task.name: task for task in tasks}
-    version = stamp(name) if picture.budgets else _version(name)
+def measured(picture: Picture, name: str, tasks: dict[str, Task | None], runs: Runs) -> np.ndarray | None:
+    """What is drawn along the horizontal axis, shape (seeds, points): of the seeds that all tasks have; None without one."""
+    benchmark = BENCHMARKS[picture.of]
+    before, after = f"{benchmark.before}{name}/{benchmark.version_of(name)}/", benchmark.after
+    rows: dict[tuple[str, int], list[float]] = {}
     for row in runs:
-        made = _read(picture, row, name, version, known)
-        if made is not None:
-            rows[made[0]] = made[1]
-    seeds = [seed for seed in SEEDS if all((task.name, seed) in rows for task in tasks)]
-    if not seeds:
-        return None
-    return np.array([np.mean([rows[task.name, seed] for task in tasks], axis=0) for seed in seeds])
+        if not (row["key"].startswith(before) and row["key"].endswith(after)):
+            continue
+        task, seed, length = row["key"].removeprefix(before).removesuffix(after).split("/")
+        if task in tasks and int(length) >= benchmark.x[-1]:
+            rows[task, int(seed)] = benchmark.read(tasks[task], task, row)
+    seeds = [seed for seed in SEEDS if all((task, seed) in rows for task in tasks)]
+    return np.array([np.mean([rows[task, seed] for task in tasks], axis=0) for seed in seeds]) if seeds else None
 
 
-def _read(
-    picture: Picture, row: dict[str, Any], name: str, version: str, known: dict[str, Task]
-) -> tuple[tuple[str, int], np.ndarray] | None:
-    parts = row["key"].split("/")
-    if picture.budgets:
-        protocol, made, of, task, seed, spent, workers = parts
-        if (protocol, made, of, workers) != (str(multifidelity.PROTOCOL), name, version, "1") or int(spent) < SPENT[-1]:
-            return None
-    else:
-        made, of, task, seed, count = parts
-        if (made, of) != (name, version) or int(count) < TRIALS[-1]:
-            return None
-    if task not in known:
-        return None
-    if picture.budgets:
-        regrets = [multifidelity.regret_at(known[task], row, spent) for spent in SPENT]
-    else:
-        regrets = [known[task].regret(row["best"][count - 1]) for count in TRIALS]
-    return (task, int(seed)), np.array(regrets)
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version("optuna") if name in PEERS else fingerprint(name)
-
-
-def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Path | None:
+def draw(title: str, picture: Picture, tasks: dict[str, Task | None], runs: Runs) -> Path | None:
     """One picture as SVG; None where what it is of, the first name, has not been measured."""
+    found = {name: measured(picture, name, tasks, runs) for name in picture.names}
+    for name in (name for name, lines in found.items() if lines is None):
+        print(f"{title}: {name} has not been measured; {picture.command(name)}", file=sys.stderr)
+    if found[picture.names[0]] is None:
+        return None
+
     import matplotlib
 
     matplotlib.use("svg")
@@ -105,35 +154,26 @@ def draw(title: str, picture: Picture, tasks: Sequence[Task], runs: Runs) -> Pat
 
     plt.rcParams.update({"svg.hashsalt": title, "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
-    x, drawn = SPENT if picture.budgets else TRIALS, set[str]()
-    for name in picture.names:
-        try:
-            found = measured(picture, name, tasks, runs)
-        except ModuleNotFoundError as missing:
-            print(f"{title}: {name}: {missing}", file=sys.stderr)
+    benchmark = BENCHMARKS[picture.of]
+    for i, (name, lines) in enumerate(found.items()):
+        if lines is None:
             continue
-        if found is None:
-            print(f"{title}: {name} has not been measured; {picture.command}", file=sys.stderr)
-            continue
-        mean, error = found.mean(axis=0), found.std(axis=0) / np.sqrt(len(found))
-        (line,) = axes.plot(x, mean, label=f"{name} ({len(found)} seeds)", linewidth=1.6)
-        axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-        drawn.add(name)
-    if picture.names[0] not in drawn:
-        plt.close(figure)
-        return None
-    axes.set(
-        xscale="log", xlabel="full trainings" if picture.budgets else "Trials", ylabel="mean normalised regret", ylim=(0, None)
-    )
-    ticks = [2, 5, 10, 20, 40] if picture.budgets else [5, 10, 25, 50, 100]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        mean, error = lines.mean(axis=0), lines.std(axis=0) / np.sqrt(len(lines))
+        style: dict[str, Any] = {"color": "grey" if name == "random" else f"C{i}", "linestyle": "--" if name in PEERS else "-"}
+        seeds = f"{len(lines)} seed{'s' if len(lines) > 1 else ''}"
+        axes.plot(benchmark.x, mean, label=f"{name} ({seeds})", linewidth=1.4 if i else 2.2, zorder=3 - i / 10, **style)
+        axes.fill_between(benchmark.x, mean - error, mean + error, color=style["color"], alpha=0.12, linewidth=0)
+    xlabel, ylabel = benchmark.labels
+    axes.set(xscale="log", xlabel=xlabel, ylabel=f"{ylabel}, {len(tasks)} tasks", ylim=(0, None))
+    axes.set_xticks(list(benchmark.ticks), [str(tick) for tick in benchmark.ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{title}.svg"
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
     return path
 
 
@@ -144,11 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if unknown := [name for name in given.pictures if name not in PICTURES]:
         parser.error(f"{', '.join(unknown)}: not known; known: {', '.join(PICTURES)}")
-    runs = {True: Runs("multifidelity"), False: Runs("blackbox")}
-    tasks = {True: load_tasks(SIX_MF, given.data), False: load_tasks(SEVEN, given.data)}
+    runs = {name: Runs(name) for name in BENCHMARKS}
+    known: dict[str, Task | None] = {task.name: task for task in load_tasks([*SEVEN, *SIX_MF], given.data)}
     for title in given.pictures or PICTURES:
         picture = PICTURES[title]
-        path = draw(title, picture, tasks[picture.budgets], runs[picture.budgets])
+        path = draw(title, picture, {task: known.get(task) for task in picture.tasks}, runs[picture.of])
         if path:
             print(path)
     return 0

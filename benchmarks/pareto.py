@@ -9,11 +9,16 @@ point (1.1, 1.1). Peers: the extra `peers`.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from benchmarks.cache import Runs
+from benchmarks.optimisers import fingerprint, settings_of
+from benchmarks.pins import PINS, check
 
 D = 10
 ORIGIN = (1.1, 1.1)
@@ -47,8 +52,6 @@ def volume(losses: Sequence[Losses]) -> float:
 
 def ours(name: str, problem: Callable[[Sequence[float]], Losses], seed: int, evaluations: int) -> list[Losses]:
     from hpo_algorithms import Optimizer, Space
-
-    from benchmarks.optimisers import settings_of
 
     bare, settings = settings_of(name)
     space = Space.from_spec([{"name": f"x{i}", "float": {"min": 0, "max": 1}} for i in range(D)])
@@ -85,6 +88,28 @@ PEERS: dict[str, Callable[[Callable[[Sequence[float]], Losses], int, int], list[
 }
 
 
+def version_of(name: str) -> str:
+    """Changes whenever what the name stands for may have changed."""
+    return PINS["pymoo"] if name in PEERS else fingerprint(name)
+
+
+def whole(problem: Callable[[Sequence[float]], Losses]) -> float:
+    """The volume of a problem's front itself."""
+    return volume([problem([i / 2000] + [0.0] * (D - 1)) for i in range(2001)])
+
+
+def found_by(name: str, label: str, seed: int, evaluations: int, runs: Runs) -> list[Losses]:
+    """All losses of one Study in their order; read from the cache where it has been made."""
+    key = f"{name}/{version_of(name)}/{label}/{seed}/{evaluations}"
+    row = runs.get(key)
+    if row is None:
+        if name in PEERS:
+            check("pymoo")
+        search = PEERS[name] if name in PEERS else functools.partial(ours, name)
+        row = runs.put(key, {"losses": search(PROBLEMS[label], seed, evaluations)})
+    return [(first, second) for first, second in row["losses"]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", default="nsga2,ga,random")
@@ -93,13 +118,13 @@ def main() -> None:
     parser.add_argument("--at", default="200,400,1000")
     given = parser.parse_args()
     at, seeds = [int(each) for each in given.at.split(",")], [int(each) for each in given.seeds.split(",")]
-    whole = {name: volume([problem([i / 2000] + [0.0] * (D - 1)) for i in range(2001)]) for name, problem in PROBLEMS.items()}
+    runs = Runs("pareto")
     names = [name for name in (*given.ours.split(","), *given.peers.split(",")) if name]
     print("| | problem |", " | ".join(map(str, at)), "|\n|---|---|" + "---|" * len(at))
     for name in names:
         for label, problem in PROBLEMS.items():
-            runs = [PEERS[name](problem, seed, max(at)) if name in PEERS else ours(name, problem, seed, max(at)) for seed in seeds]
-            shares = [[volume(run[:count]) / whole[label] for run in runs] for count in at]
+            made = [found_by(name, label, seed, max(at), runs) for seed in seeds]
+            shares = [[volume(losses[:count]) / whole(problem) for losses in made] for count in at]
             print(f"| `{name}` | {label} |", " | ".join(f"{statistics.fmean(each):.3f}" for each in shares), "|", flush=True)
 
 

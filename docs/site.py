@@ -9,7 +9,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES_AND_WHAT_THEY_LINK_TO = ("*.md", "deploy/*.yaml", "examples/*/study.yaml", "images/*/Dockerfile", "docs/site.css")
+PAGES_AND_WHAT_THEY_LINK_TO = (
+    "*.md",
+    "deploy/*.yaml",
+    "examples/*/study.yaml",
+    "images/*/Dockerfile",
+    "docs/site.css",
+    "docs/algorithms/curves/*.svg",
+)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
