@@ -3,7 +3,7 @@
     python -m benchmarks.constrained --ours gp,auto,tpe,random --peers optuna_gp,optuna_tpe --seeds 2,4,6 --at 15,25,50
 
 Regret is as everywhere here: 0 is the best loss known, 1 the median of random configurations that keep the constraints. `-` says
-that half of the runs or more have found none. Peers: see benchmarks/README.md.
+that half of the runs or more have found none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.pins import check
+from benchmarks.spaces import suggested
 from benchmarks.synthetic import branin, hartmann6
 from benchmarks.tasks import floating
 
@@ -89,6 +91,7 @@ def ours(name: str, problem: Problem, seed: int, evaluations: int) -> Found:
 
 def _optuna(sampler: str) -> Callable[[Problem, int, int], Found]:
     def run(problem: Problem, seed: int, evaluations: int) -> Found:
+        check("optuna")
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -96,7 +99,7 @@ def _optuna(sampler: str) -> Callable[[Problem, int, int], Found]:
         found: Found = []
 
         def objective(trial: optuna.Trial) -> float:
-            params = {p["name"]: trial.suggest_float(p["name"], p["float"]["min"], p["float"]["max"]) for p in problem.spec}
+            params = suggested(trial, problem.spec)
             trial.set_user_attr("constraints", list(problem.constraints(params)))
             found.append(problem.evaluate(params))
             return found[-1][0]
