@@ -6,7 +6,7 @@ Nothing here needs gradients, so that any acquisition and any parameter is serve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,17 +15,23 @@ from hpo_algorithms.linear import Allowed
 from hpo_algorithms.space import Space
 
 Score = Callable[[np.ndarray], np.ndarray]
+FULL = 50  # points known up to which a search is as thorough as it may be
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How many points are looked at: `uniform` and `near` candidates, then `rounds` of `tries` around each of `starts`."""
 
-    uniform: int = 300
-    near: int = 150
-    starts: int = 3
-    tries: int = 20
+    uniform: int = 400
+    near: int = 200
+    starts: int = 4
+    tries: int = 24
     rounds: int = 8
+
+    def shared(self, points: int) -> Effort:
+        """Less of it where a model knows many points, each of which makes a candidate dearer: down to a half."""
+        share = min(max(FULL / max(points, 1), 0.5), 1.0)
+        return replace(self, **{name: round(share * getattr(self, name)) for name in ("uniform", "near", "tries")})
 
 
 @dataclass(frozen=True, slots=True)

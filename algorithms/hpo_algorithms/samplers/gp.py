@@ -100,7 +100,7 @@ class GaussianProcess:
         ensemble = surrogate.ensemble.pending(surrogate.features(active))
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
-        effort = Effort(**EFFORTS.get(self.acquisition, {}))
+        effort = Effort(**EFFORTS.get(self.acquisition, {})).shared(len(known))
         doubt: tuple[float, float] | None = NO_DOUBT
         if stagnating(surrogate.losses):
             doubt = DOUBTS[int(rng.integers(len(DOUBTS)))]
