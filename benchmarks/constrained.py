@@ -36,7 +36,8 @@ class Problem:
     median: float
 
     def evaluate(self, p: Params) -> tuple[float, float]:
-        return self.loss(p), sum(max(value, 0.0) for value in self.constraints(p))
+        values = self.constraints(p)
+        return self.loss(p), sum(value for value in values if value > 0) or max(values)
 
 
 def _cube(d: int, high: float = 1.0) -> list[Mapping[str, Any]]:

@@ -106,7 +106,8 @@ class Optimizer:
             step: how far it has trained. Below the Trial's budget this is a point of its learning curve, and the Trial stays
                 active; at the budget, or where there is no budget, it ends the Trial.
             state: ends the Trial in another way: "failed", "infeasible" or "stopped"; "done" ends it at any step.
-            violation: by how much outcome constraints are broken in sum, 0 when they hold.
+            violation: by how much outcome constraints are broken in sum; 0 when they hold, or, which tells models more, less
+                than 0 by how far the nearest is from being broken.
 
         Raises InvalidReport when the Trial is unknown or has ended, or the losses are not as many as the objectives.
         """

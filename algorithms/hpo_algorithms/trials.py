@@ -51,9 +51,10 @@ class Trial:
 
     Losses are to be minimised; `losses` is the final result, one for each objective, empty while there is none and possibly NaN.
     `curve` holds (step, first objective's loss) in ascending order of step. `violation` is the sum by which outcome constraints
-    are broken, 0 where they hold. `memo` is what the algorithm wrote into the proposal. `restorable` says that the Trial's last
-    checkpoint can be continued by another. One that is `lost` had such a checkpoint and has it no more: whoever would have been
-    trained on from it must not be trained on from nothing in its name. Without a store of checkpoints a Trial is neither.
+    are broken; where they hold it is 0, or less by how far the nearest is from being broken. `memo` is what the algorithm wrote
+    into the proposal. `restorable` says that the Trial's last checkpoint can be continued by another. One that is `lost` had such
+    a checkpoint and has it no more: whoever would have been trained on from it must not be trained on from nothing in its name.
+    Without a store of checkpoints a Trial is neither.
     """
 
     number: int

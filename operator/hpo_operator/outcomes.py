@@ -87,13 +87,17 @@ def losses_of(spec: StudySpec, metrics: dict[str, float]) -> tuple[float, ...]:
 
 
 def violation_of(constraints: Iterable[OutcomeConstraint], metrics: dict[str, float]) -> float:
-    """By how much outcome constraints are broken in sum; infinite where a constrained metric is missing or not a number."""
-    total = 0.0
+    """By how much outcome constraints are broken in sum, or, below zero, how far the nearest is from being broken.
+
+    Infinite where a constrained metric is missing or not a number.
+    """
+    excesses = []
     for constraint in constraints:
         value = metrics.get(constraint.metric, math.nan)
         excess = value - constraint.bound if constraint.operator == "LessOrEqual" else constraint.bound - value
-        total += math.inf if math.isnan(excess) else max(excess, 0.0)
-    return total
+        excesses.append(math.inf if math.isnan(excess) else excess)
+    nearest = max(excesses, default=0.0)
+    return sum(excess for excess in excesses if excess > 0) or (nearest if math.isfinite(nearest) else 0.0)
 
 
 def observation_of(spec: StudySpec, workload: Workload) -> Observation | None:

@@ -17,16 +17,14 @@ from hpo_algorithms.gp.ensemble import CONDITIONED, FITTED, thinned
 from hpo_algorithms.gp.model import GP, Prior, fit
 
 STEPS = 15  # of the fit
-KEPT = -math.log(2.0)  # the target of what keeps its constraints: as far below zero as the median of the others is above it
+KEPT = -math.log(2.0)  # the target where it is not said how far constraints are kept: as far from zero as the median
+FARTHEST = math.log(1000.0)  # times the median: of what is further outside it is enough to know that it is
 PRIOR = Prior(scale=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Feasibility:
-    """A Gaussian process on the logarithms of violations, which are below zero where the constraints are kept.
-
-    How far a Trial keeps them is not known, but the sum by which it breaks them is, and says where the border is.
-    """
+    """A Gaussian process on the logarithms of violations, which are below zero where the constraints are kept."""
 
     model: GP
     least: float  # the lowest mean at a known point
@@ -37,7 +35,7 @@ class Feasibility:
 
         Args:
             F: features, shape (n, D), in the order of the Trials' numbers.
-            violation: shape (n,), zero or less where all constraints are kept.
+            violation: shape (n,), below zero where all constraints are kept, or zero where it is not said how far.
             owner: the length scale that each feature is divided by, shape (D,).
         """
         latest = thinned(-np.arange(len(F)), CONDITIONED)
@@ -58,9 +56,11 @@ class Feasibility:
 def _fitted(shape: tuple[int, int], points: bytes, violations: bytes, owner: tuple[int, ...]) -> Feasibility:
     # A memo of what is a function of its arguments: proposals made one by one on the same results share a fit.
     F, violation, parameters = np.frombuffer(points).reshape(shape), np.frombuffer(violations), np.array(owner)
-    broken = violation > 0
-    scale = float(np.median(violation[broken])) if broken.any() else 1.0
-    target = np.where(broken, np.log1p(np.maximum(violation, 0.0) / scale), KEPT)
+    target, told = np.full(len(F), KEPT), violation != 0
+    if told.any():
+        size = np.log(np.abs(violation[told]))
+        far = np.logaddexp(0.0, np.minimum(size - np.median(size), FARTHEST))  # log(1 + |violation| / median)
+        target[told] = np.copysign(far, violation[told])
     unit = target / math.sqrt(float(np.mean(target**2)))  # not centred: zero must stay the border
     few = thinned(-np.arange(len(F)), FITTED)
     model = GP(F, unit, parameters, fit(F[few], unit[few], parameters, PRIOR, STEPS))

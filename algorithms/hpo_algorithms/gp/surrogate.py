@@ -40,7 +40,7 @@ class Results:
         ended = [trial for trial in history if trial.state is not State.ACTIVE]
         active = [trial for trial in history if trial.state is State.ACTIVE]
         told = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
-        violation = np.array([trial.violation for trial in ended])
+        violation = np.maximum([trial.violation for trial in ended], -1e300)
         told[~np.isfinite(told).all(axis=1) | ~np.isfinite(violation)] = np.inf
         Y = np.where(violation[:, None] > 0, np.inf, told)
         reach = np.array([_reach(trial, problem) for trial in ended])

@@ -18,6 +18,7 @@ from hpo_operator.outcomes import (
     violation_of,
 )
 from hpo_operator.reports import Report, number
+from hpo_operator.resources import OutcomeConstraint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +116,7 @@ def test_objectives_become_losses_and_a_missing_one_is_not_a_number() -> None:
     ("operator", "value", "violation"),
     [
         ("LessOrEqual", 1.0, 0.0),
-        ("LessOrEqual", 0.5, 0.0),
+        ("LessOrEqual", 0.5, -0.5),
         ("LessOrEqual", 1.5, 0.5),
         ("GreaterOrEqual", 1.0, 0.0),
         ("GreaterOrEqual", 0.5, 0.5),
@@ -128,6 +129,14 @@ def test_objectives_become_losses_and_a_missing_one_is_not_a_number() -> None:
 def test_a_constraint_is_broken_by_so_much(operator: str, value: float, violation: float) -> None:
     spec = a_study().constrained("m", operator, 1.0).build().spec
     assert violation_of(spec.constraints, {"m": value}) == violation
+
+
+@pytest.mark.parametrize(("a", "b", "violation"), [(0.25, 0.5, -0.5), (1.5, 0.5, 0.5), (1.5, 2.0, 1.5)])
+def test_of_several_constraints_the_broken_ones_are_added_up_and_else_the_nearest_counts(
+    a: float, b: float, violation: float
+) -> None:
+    constraints = [OutcomeConstraint(metric=metric, operator="LessOrEqual", bound=1.0) for metric in ("a", "b")]
+    assert violation_of(constraints, {"a": a, "b": b}) == violation
 
 
 def test_a_constraint_on_what_is_missing_is_broken_without_bound() -> None:
