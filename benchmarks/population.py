@@ -3,6 +3,8 @@
     python -m benchmarks.population                        # toy, quadratic and digits, 20 seeds
     python -m benchmarks.population --tasks quadratic --members 4,8 --seeds 20 --peers ray_pbt,ray_pb2
     python -m benchmarks.population --tasks scaling,steady,optimizers --ours pb2,pb2_thompson,pb2_uniform --peers= --every 2
+    python -m benchmarks.population --tasks quadratic --ours 'pbt,pbt[resample=0]' --peers=
+    python -m benchmarks.population --tasks digits --ours pbt,pbt@replay --peers=
 
 Peers need a Python of their own with Ray: pip install "ray[tune]==2.60.0" scikit-learn (0.6 GB), named by --ray or HPO_BENCH_RAY.
 Their own schedulers decide; `population_ray` only carries out what they do. Where Ray is not installed the benchmark says so and
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.names import NAMED
+from benchmarks.optimisers import settings_of
 from benchmarks.training import TASKS, Task
 
 OURS = {
@@ -35,38 +38,65 @@ OURS = {
 }
 RAY = "ray 2.60.0"
 ROOT = Path(__file__).resolve().parents[1]
+AGAIN = "@replay"  # behind a name: what its schedule brings when it is trained once more
+ELSEWHERE = 1_000_000  # added to the numbers of Trials that noise depends on
 
 
 def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
     """The best loss at the end of a population of ours, or of as many Trials with constant settings."""
-    from hpo_algorithms import Optimizer, Space, registry
-
-    (name, settings), space = next(iter(algorithm.items())), Space.from_spec(task.spec)
-    registry.ALGORITHMS.update({name: NAMED[name]} if name in NAMED else {})  # no Study can name them
+    name, settings = next(iter(algorithm.items()))
     populated = name != "random"
     given = task.given[:members] if len(task.given) == members else ()
-    optimizer = Optimizer(
-        space,
-        {name: {**settings, "population": members} if populated else {}},
-        budget=(task.interval, task.steps),
-        seed=seed,
-        given=given,
-    )
-    weights: dict[int, tuple[int, Any]] = {}
-    best = math.inf
-    while (populated or len(optimizer.history) < members) and (trials := optimizer.ask(members)):
+    found = _trained({name: {**settings, "population": members} if populated else {}}, task, seed, members, given)
+    return min(loss for loss, _ in found)
+
+
+def replayed(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
+    """The loss of the schedule that a population has found, trained once more from nothing: other noise, where there is any."""
+    name, settings = next(iter(algorithm.items()))
+    given = task.given[:members] if len(task.given) == members else ()
+    _, schedule = min(_trained({name: {**settings, "population": members}}, task, seed, members, given), key=lambda each: each[0])
+    return min(loss for loss, _ in _trained({"replay": {}}, task, seed, 1, schedule, ELSEWHERE))
+
+
+def _trained(
+    algorithm: Mapping[str, Mapping[str, Any]],
+    task: Task,
+    seed: int,
+    members: int,
+    given: Sequence[Mapping[str, Any]],
+    noise: int = 0,
+) -> list[tuple[float, list[Mapping[str, Any]]]]:
+    """The losses at the end, each with the settings of every generation on the way."""
+    from hpo_algorithms import Optimizer, Space, registry
+
+    name, space = next(iter(algorithm)), Space.from_spec(task.spec)
+    registry.ALGORITHMS.update({name: NAMED[name]} if name in NAMED else {})  # no Study can name them
+    optimizer = Optimizer(space, algorithm, budget=(task.interval, task.steps), seed=seed, given=given)
+    kept: dict[int, tuple[int, Any, list[Mapping[str, Any]]]] = {}
+    found = []
+    while (name != "random" or len(optimizer.history) < members) and (trials := optimizer.ask(members)):
         for trial in trials:
-            start, before = weights[trial.donor] if trial.donor is not None else (0, task.start())
+            start, before, settings = kept[trial.donor] if trial.donor is not None else (0, task.start(), [])
             assert trial.budget is not None
-            after, loss = task.train(before, start, trial.budget, trial.params, (seed, trial.number))
-            weights[trial.number] = trial.budget, after
+            after, loss = task.train(before, start, trial.budget, trial.params, (seed, noise + trial.number))
+            kept[trial.number] = trial.budget, after, [*settings, trial.params]
             if math.isfinite(loss):
                 optimizer.tell(trial.number, loss)
             else:
                 optimizer.tell(trial.number, state="infeasible")
             if trial.budget == task.steps:
-                best = min(best, loss)
-    return best
+                found.append((loss, kept[trial.number][2]))
+    return found
+
+
+def named(label: str) -> dict[str, dict[str, Any]]:
+    """The algorithm that one of OURS stands for, with settings in brackets: `pbt[resample=0]`."""
+    bare, settings = settings_of(label)
+    if bare not in OURS:
+        raise SystemExit(f"--ours: {bare}: not known; known: {', '.join(OURS)}")
+    ((name, own),) = OURS[bare].items()
+    return {name: {**own, **settings}}
 
 
 def peer(python: str, name: str, task: str, members: int, seeds: Sequence[int]) -> list[float]:
@@ -93,7 +123,9 @@ def constant(task: Task, points: int) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.population", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tasks", default="toy,toy100,quadratic,digits", help=f"any of {','.join(TASKS)}")
-    parser.add_argument("--ours", default="random,pbt,pb2", help=f"any of {','.join(OURS)}")
+    parser.add_argument(
+        "--ours", default="random,pbt,pb2", help=f"any of {','.join(OURS)}, with settings in brackets; behind them {AGAIN}"
+    )
     parser.add_argument("--peers", default="ray_pbt,ray_pb2", help="ray_pbt, ray_pb2, or nothing")
     parser.add_argument("--members", default="", help="comma-separated; each task has its own otherwise")
     parser.add_argument("--seeds", type=int, default=20, help="how many")
@@ -117,10 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name:10s} best constant            {task.shown(constant(task, given.constants)):9.4f}", flush=True)
         for members in [int(count) for count in given.members.split(",") if count] or task.members:
             for label in [*[each for each in given.ours.split(",") if each], *peers]:
+                measured = replayed if label.endswith(AGAIN) else ours
                 found = (
                     peer(given.ray, label, name, members, seeds)
                     if label in peers
-                    else [ours(OURS[label], task, members, seed) for seed in seeds]
+                    else [measured(named(label.removesuffix(AGAIN)), task, members, seed) for seed in seeds]
                 )
                 losses = np.array([task.shown(loss) for loss in found])
                 error = losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,27 +43,39 @@ class Searcher(Protocol):
 
 
 class Ours:
-    """A sampler under a schedule, by their names in a Study."""
+    """A sampler under a schedule, by their names in a Study. Where that judges learning curves, a Trial reports each unit of its
+    budget, one Trial after another."""
 
     def __init__(self, name: str, task: Task, seed: int) -> None:
         from hpo_algorithms import Optimizer, Space
 
         sampler, schedule = parsed(name)
+        assert task.budgets is not None
+        self._first = task.budgets[0] if schedule and judges_curves(schedule) else None
+        self._going: list[Job] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
             space = Space.from_spec(task.spec)
         self._optimizer = Optimizer(space, sampler, schedule, task.budgets, seed)
 
     def ask(self) -> Job | None:
+        if self._going:
+            return self._going.pop()
         trial = self._optimizer.ask()
         if trial is None:
             return None
         root = trial.number if trial.donor is None else self._root(trial.donor)
         assert trial.budget is not None
-        return Job(root, trial.params, trial.budget, trial.number)
+        return Job(root, trial.params, self._first or trial.budget, trial.number)
 
     def tell(self, job: Job, loss: float) -> None:
-        self._optimizer.tell(job.handle, loss)
+        self._optimizer.tell(job.handle, loss, step=job.budget if self._first else None)
+        if not self._optimizer.history[job.handle].active:
+            return
+        if any(stop.number == job.handle for stop in self._optimizer.stops()):
+            self._optimizer.tell(job.handle, state="stopped")
+        else:
+            self._going.append(replace(job, budget=job.budget + 1))
 
     def _root(self, number: int) -> int:
         donor = self._optimizer.history[number].donor
@@ -74,6 +86,12 @@ def parsed(name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The algorithm and the schedule that a name stands for, as in a Study."""
     sampler, _, schedule = name.partition("@")
     return _read(sampler), _read(schedule) if schedule else None
+
+
+def judges_curves(schedule: Mapping[str, Any]) -> bool:
+    """Whether a schedule, as in a Study, ends Trials by what they report on the way."""
+    ((name, settings),) = schedule.items()
+    return name in ("median", "percentile", "threshold", "noImprovement") or settings.get("form") == "stopping"
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from benchmarks.tasks import Task, load_tasks
 
 TASK = Task("line", [], lambda params: params["x"], 0.0, 10.0, (1, 10), lambda params, budget, seed: params["x"] + 10 / budget)
 
+SPEC = [{"name": "x", "float": {"min": 0, "max": 1}}]
+
 
 class Scripted:
     """Jobs in a given order."""
@@ -61,6 +63,26 @@ def test_ours_goes_on_from_its_own_trials(name: str) -> None:
         seen[job.configuration] = job.budget, job.params
         search.tell(job, task.partial(job.params, job.budget, 0))  # type: ignore[misc]
     assert max(budget for budget, _ in seen.values()) == 729
+
+
+@pytest.mark.parametrize("schedule", ["median", "percentile[percentile=40]", "noImprovement[patience=3]", "asha[form=stopping]"])
+def test_what_judges_curves_hears_of_each_unit_of_the_budget_and_some_trials_are_stopped(schedule: str) -> None:
+    task = Task("level", SPEC, lambda params: params["x"], 0.0, 1.0, (1, 10), lambda params, budget, seed: params["x"])
+    search, heard = searcher(f"random@{schedule}", task, 0), {}
+    for _ in range(200):
+        job = search.ask()
+        assert job is not None
+        heard.setdefault(job.configuration, []).append(job.budget)
+        search.tell(job, job.params["x"])
+    *ended, _ = heard.values()
+    assert all(budgets == list(range(1, budgets[-1] + 1)) for budgets in ended)
+    assert len(ended) >= 20 and min(map(len, ended)) < 10
+
+
+def test_what_judges_no_curves_hears_of_the_end_alone() -> None:
+    task = Task("level", SPEC, lambda params: params["x"], 0.0, 1.0, (1, 10), lambda params, budget, seed: params["x"])
+    job = searcher("random@flat", task, 0).ask()
+    assert job is not None and job.budget == 10
 
 
 def test_names_hold_settings_in_brackets() -> None:
