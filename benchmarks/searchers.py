@@ -48,10 +48,11 @@ class Ours:
 
     def __init__(self, name: str, task: Task, seed: int) -> None:
         from hpo_algorithms import Optimizer, Space
+        from hpo_algorithms.registry import stops_early
 
         sampler, schedule = parsed(name)
         assert task.budgets is not None
-        self._first = task.budgets[0] if schedule and judges_curves(schedule) else None
+        self._first = task.budgets[0] if stops_early(schedule) else None
         self._going: list[Job] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
@@ -86,12 +87,6 @@ def parsed(name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The algorithm and the schedule that a name stands for, as in a Study."""
     sampler, _, schedule = name.partition("@")
     return _read(sampler), _read(schedule) if schedule else None
-
-
-def judges_curves(schedule: Mapping[str, Any]) -> bool:
-    """Whether a schedule, as in a Study, ends Trials by what they report on the way."""
-    ((name, settings),) = schedule.items()
-    return name in ("median", "percentile", "threshold", "noImprovement") or settings.get("form") == "stopping"
 
 
 def _read(text: str) -> dict[str, Any]:
