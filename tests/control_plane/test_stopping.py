@@ -156,12 +156,16 @@ def test_pods_that_take_long_to_end_keep_their_place(crowd: Crowd) -> None:
 
 
 def assert_after_the_pods_of(chronicle: Chronicle, before: set[int], after: set[int]) -> None:
-    """That some Trials' workloads were only created when the pods of as many others had gone."""
-    gone = [each.revision for each in chronicle.events("Pod") if each.type == "DELETED" and number_of(each.object) in before]
+    """That some Trials' workloads were only created when the pods of as many others had ended; they may go a little later."""
+    gone: dict[str, int] = {}
+    for each in chronicle.events("Pod"):
+        over = each.type == "DELETED" or each.object["status"].get("phase") in ("Succeeded", "Failed")
+        if over and number_of(each.object) in before:
+            gone.setdefault(each.object["metadata"]["name"], each.revision)
     made = [each.revision for each in chronicle.events("Job") if each.type == "ADDED" and number_of(each.object) in after]
     assert len(made) == len(after)
     for place, revision in enumerate(sorted(made)):
-        assert sum(earlier < revision for earlier in gone) > place
+        assert sum(earlier < revision for earlier in gone.values()) > place
 
 
 def number_of(obj: Object) -> int:
