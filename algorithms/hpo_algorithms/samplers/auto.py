@@ -17,7 +17,7 @@ from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
 TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
 DOUBTED = 0.35  # insight below which half of the Trials are TPE's
-MANY = 1000  # results from which the two take turns, for the Gaussian processes look at some hundred of them
+MANY = 1000  # results from which a coin chooses between the two, for the Gaussian processes look at some hundred of them
 
 
 @dataclass(frozen=True, slots=True)
