@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.optimisers import settings_of
 from benchmarks.pins import check
-from benchmarks.spaces import suggested
+from benchmarks.spaces import space_of, suggested
 from benchmarks.synthetic import branin, hartmann6
 from benchmarks.tasks import floating
 
@@ -75,12 +76,10 @@ PROBLEMS = {
 
 
 def ours(name: str, problem: Problem, seed: int, evaluations: int) -> Found:
-    from hpo_algorithms import Optimizer, Space
-
-    from benchmarks.optimisers import settings_of
+    from hpo_algorithms import Optimizer
 
     bare, settings = settings_of(name)
-    optimizer = Optimizer(Space.from_spec(problem.spec), {bare: settings}, seed=seed)
+    optimizer = Optimizer(space_of(problem.spec), {bare: settings}, seed=seed)
     found = []
     for _ in range(evaluations):
         trial = optimizer.ask()

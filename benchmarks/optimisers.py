@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.cache import source_of
 from benchmarks.pins import PINS, check
-from benchmarks.spaces import Spec, configspace, plain, suggested
+from benchmarks.spaces import Spec, configspace, plain, space_of, suggested
 
 Conversation = Generator[dict[str, Any], float, None]
 
@@ -31,7 +31,7 @@ def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
     def make(spec: Spec, seed: int) -> Conversation:
         from hpo_algorithms import Optimizer
 
-        optimizer = Optimizer(_space(spec), algorithm={bare: settings}, seed=seed)
+        optimizer = Optimizer(space_of(spec), algorithm={bare: settings}, seed=seed)
 
         def conversation() -> Conversation:
             active, ends = list(optimizer.ask(parallel)), np.random.default_rng(seed)
@@ -43,14 +43,6 @@ def ours(name: str, parallel: int = 1) -> Callable[[Spec, int], Conversation]:
         return conversation()
 
     return make
-
-
-def _space(spec: Spec) -> Any:
-    from hpo_algorithms import Space
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
-        return Space.from_spec(spec)
 
 
 def settings_of(name: str) -> tuple[str, dict[str, Any]]:
@@ -151,7 +143,7 @@ def _pymoo(algorithm: Callable[[], Any]) -> Peer:
         from pymoo.core.termination import NoTermination
         from pymoo.problems.static import StaticProblem
 
-        space, search = _space(spec), algorithm()
+        space, search = space_of(spec), algorithm()
         problem = Problem(n_var=len(space), n_obj=1, xl=0.0, xu=1.0)
         search.setup(problem, termination=NoTermination(), seed=seed)
 

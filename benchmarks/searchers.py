@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.cache import source_of
 from benchmarks.optimisers import settings_of
 from benchmarks.pins import PINS, check
-from benchmarks.spaces import configspace, plain, suggested
+from benchmarks.spaces import configspace, plain, space_of, suggested
 from benchmarks.tasks import Task
 
 
@@ -47,17 +47,14 @@ class Ours:
     budget, one Trial after another."""
 
     def __init__(self, name: str, task: Task, seed: int) -> None:
-        from hpo_algorithms import Optimizer, Space
+        from hpo_algorithms import Optimizer
         from hpo_algorithms.registry import stops_early
 
         sampler, schedule = parsed(name)
         assert task.budgets is not None
         self._first = task.budgets[0] if stops_early(schedule) else None
         self._going: list[Job] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
-            space = Space.from_spec(task.spec)
-        self._optimizer = Optimizer(space, sampler, schedule, task.budgets, seed)
+        self._optimizer = Optimizer(space_of(task.spec), sampler, schedule, task.budgets, seed)
 
     def ask(self) -> Job | None:
         if self._going:

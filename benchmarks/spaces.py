@@ -1,11 +1,21 @@
-"""A task's space in the words of the other packages, and their configurations in ours."""
+"""A task's space as ours and in the words of the other packages, and their configurations in ours."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Spec = Sequence[Mapping[str, Any]]
+
+
+def space_of(spec: Spec) -> Any:
+    """The space as ours."""
+    from hpo_algorithms import Space
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a space that was written with a step too long is no news here
+        return Space.from_spec(spec)
 
 
 def suggested(trial: Any, spec: Spec) -> dict[str, Any]:

@@ -224,16 +224,8 @@ class _Reading:
     # Pieces
 
     def _fields(self, path: str, entry: object, known: Sequence[str], required: Sequence[str]) -> bool:
-        if not isinstance(entry, Mapping):
-            self.fault(path, entry, f"must be a mapping with {', '.join(required)}")
-            return False
-        for field in entry:
-            if field not in known:
-                self.fault(f"{path}.{field}", entry[field], "is not a known field", nearest(field, known))
-        missing = [field for field in required if entry.get(field) is None]
-        for field in missing:
-            self.fault(f"{path}.{field}", None, "is required")
-        return not missing
+        self.faults += field_faults(path, entry, known, required)
+        return isinstance(entry, Mapping) and all(entry.get(field) is not None for field in required)
 
     def _number(self, path: str, entry: Mapping[str, Any], field: str) -> float | None:
         value = entry[field]
@@ -289,6 +281,15 @@ class _Reading:
             self.fault(f"{path}.{field}", values, f"must be a list of 1 to {MAX_CHOICES}")
             return ()
         return tuple(values)
+
+
+def field_faults(path: str, entry: object, known: Sequence[str], required: Sequence[str]) -> list[Fault]:
+    """Why an entry is no mapping with these fields: unknown ones, and required ones that are missing."""
+    if not isinstance(entry, Mapping):
+        return [Fault(path, entry, f"must be a mapping with {', '.join(required)}")]
+    unknown = [field for field in entry if field not in known]
+    faults = [Fault(f"{path}.{field}", entry[field], "is not a known field", nearest(field, known)) for field in unknown]
+    return faults + [Fault(f"{path}.{field}", None, "is required") for field in required if entry.get(field) is None]
 
 
 def _in_reach(value: float) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpo_algorithms._reading import LARGEST, field_faults
 from hpo_algorithms.errors import Fault, nearest
 from hpo_algorithms.parameters import Float, Int, Value
 
@@ -71,7 +72,7 @@ def read_constraints(spec: object, space: Space) -> tuple[list[LinearConstraint]
 
 
 def _read(path: str, entry: object, space: Space) -> tuple[LinearConstraint | None, list[Fault]]:
-    faults = _fields(path, entry, ("terms", "max"), ("terms", "max"))
+    faults = field_faults(path, entry, ("terms", "max"), ("terms", "max"))
     if faults or not isinstance(entry, Mapping):
         return None, faults
     terms, bound = entry["terms"], entry["max"]
@@ -82,7 +83,7 @@ def _read(path: str, entry: object, space: Space) -> tuple[LinearConstraint | No
     weights: dict[str, float] = {}
     for j, term in enumerate(terms):
         at = f"{path}.terms[{j}]"
-        if wrong := _fields(at, term, ("parameter", "weight"), ("parameter",)):
+        if wrong := field_faults(at, term, ("parameter", "weight"), ("parameter",)):
             faults += wrong
             continue
         name, weight = term["parameter"], 1 if term.get("weight") is None else term["weight"]
@@ -98,13 +99,5 @@ def _read(path: str, entry: object, space: Space) -> tuple[LinearConstraint | No
     return (None, faults) if faults else (LinearConstraint(tuple(weights.items()), float(bound)), [])
 
 
-def _fields(path: str, entry: Any, known: Sequence[str], required: Sequence[str]) -> list[Fault]:
-    if not isinstance(entry, Mapping):
-        return [Fault(path, entry, f"must be a mapping with {', '.join(required)}")]
-    unknown = [field for field in entry if field not in known]
-    faults = [Fault(f"{path}.{field}", entry[field], "is not a known field", nearest(field, known)) for field in unknown]
-    return faults + [Fault(f"{path}.{field}", None, "is required") for field in required if entry.get(field) is None]
-
-
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= 1e150
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= LARGEST

@@ -84,8 +84,10 @@ class Space:
         constraints, faults = read_constraints(spec, self)
         if faults:
             raise InvalidSpace(faults)
+        if not constraints:
+            return self  # and what it has counted
         found = Space(self.parameters, self.warnings, constraints)
-        if constraints and len(found._examples) < LEAST_SHARE * DRAWS:
+        if len(found._examples) < LEAST_SHARE * DRAWS:
             remedy = "Raise a max, or narrow the ranges of the parameters."
             raise InvalidSpace([Fault("", None, "leave less than one configuration in a hundred", remedy)])
         return found
@@ -105,12 +107,9 @@ class Space:
     def __repr__(self) -> str:
         return f"Space({', '.join(repr(each) for each in self.parameters)})"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[type[Space], tuple[tuple[Parameter, ...], tuple[str, ...], tuple[LinearConstraint, ...]]]:
         # The caches below are cheap to make again, and need not cross to a worker process.
-        return {"parameters": self.parameters, "warnings": self.warnings, "constraints": self.constraints}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["parameters"], state["warnings"], state["constraints"])  # type: ignore[misc]
+        return type(self), (self.parameters, self.warnings, self.constraints)
 
     # Configurations and the unit cube
 
@@ -155,7 +154,7 @@ class Space:
 
         Uses d numbers of the stream, whatever is active, and as many again for each draw that does not keep them.
         """
-        for _ in range(TRIES if self.constraints else 1):
+        for _ in range(TRIES):
             params = self.decode(rng.random(len(self)))
             if self.allows(params):
                 return params
@@ -242,7 +241,7 @@ class Space:
         """
         size = self.size
         if size is None or len(seen) < size:
-            for attempt in range(TRIES_BEFORE_ENUMERATION if size is not None or self.constraints else 1):
+            for attempt in range(TRIES_BEFORE_ENUMERATION):
                 params = draw(attempt)
                 if (size is None or self.key(params) not in seen) and self.allows(params):
                     return params

@@ -64,17 +64,20 @@ def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def space_of(spec: StudySpec) -> Space:
+def _space_of(spec: StudySpec) -> Space:
     """What may be tried in a valid Study."""
-    constraints = [constraint.model_dump() for constraint in spec.parameter_constraints]
-    return Space.from_spec(spec.parameters).constrained(constraints)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are told once, by `notes`
+        return Space.from_spec(spec.parameters).constrained(_constraints_of(spec))
+
+
+def _constraints_of(spec: StudySpec) -> list[dict[str, Any]]:
+    return [constraint.model_dump() for constraint in spec.parameter_constraints]
 
 
 def problem_of(spec: StudySpec, seed: int, earlier: Iterable[Iterable[Trial]] = ()) -> Problem:
     """The question that a valid Study puts to its algorithm, with the Trials of the earlier Studies that it names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are told once, by `notes`
-        space = space_of(spec)
+    space = _space_of(spec)
     given = spec.warm_start.configurations if spec.warm_start else ()
     problem = Problem(
         space=space,
@@ -89,9 +92,7 @@ def problem_of(spec: StudySpec, seed: int, earlier: Iterable[Iterable[Trial]] = 
 
 def notes(spec: StudySpec) -> list[str]:
     """What is legal but probably not meant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        space = space_of(spec)
+    space = _space_of(spec)
     found = [f"spec.parameters: {note}" for note in space.warnings]
     ends = (spec.limits.max_trials, spec.limits.deadline_seconds, spec.limits.gpu_seconds)
     bounded = (spec.schedule or {}).get("hyperband") or {}
@@ -141,7 +142,7 @@ def _method_faults(raw: Mapping[str, Any], spec: StudySpec | None) -> Iterable[F
         yield from (fault.under("parameters") for fault in error.faults)
         return
     try:
-        space = space.constrained([constraint.model_dump() for constraint in spec.parameter_constraints] if spec else ())
+        space = space.constrained(_constraints_of(spec) if spec else ())
     except InvalidInput as error:
         yield from (fault.under("parameterConstraints") for fault in error.faults)
     # Where the rest of the Study has faults of its own, its algorithm is still worth a look.

@@ -64,7 +64,7 @@ class GP:
         self.variance, self.noise = math.exp(theta[-2]), math.exp(theta[-1])
         self._F, self.y = F * self._factors, y
         self._right = _right(self._F)
-        K = self._covariance(F)
+        K = self._prior_covariance(F)
         K[np.diag_indices_from(K)] += self.noise + JITTER
         L = _cholesky(K)
         self._inverse_L: np.ndarray = lapack.dtrtri(L, lower=1)[0]
@@ -88,12 +88,12 @@ class GP:
         mean, variance = np.empty(len(F)), np.empty(len(F))
         rows = max(BLOCK // len(self.y), 1)
         for i in range(0, len(F), rows):
-            k = self._covariance(F[i : i + rows])
+            k = self._prior_covariance(F[i : i + rows])
             mean[i : i + rows] = k @ self._alpha
             variance[i : i + rows] = self.variance - np.square(k @ self._inverse_L.T).sum(axis=1)
         return self.expected(F) + mean, np.sqrt(np.maximum(variance, 1e-12))
 
-    def _covariance(self, F: np.ndarray) -> np.ndarray:
+    def _prior_covariance(self, F: np.ndarray) -> np.ndarray:
         """The prior covariance of features, shape (m, D), with the points known: shape (m, n)."""
         k = _matern(F * self._factors, self._right)
         k *= self.variance
@@ -105,7 +105,7 @@ class GP:
 
     def covariance(self, F: np.ndarray, G: np.ndarray) -> np.ndarray:
         """The posterior covariance of the noiseless function at features F, shape (m, D), and G, shape (k, D): shape (m, k)."""
-        left, right = (self._covariance(A) @ self._inverse_L.T for A in (F, G))
+        left, right = (self._prior_covariance(A) @ self._inverse_L.T for A in (F, G))
         return np.asarray(self.variance * _matern(F * self._factors, _right(G * self._factors)) - left @ right.T)
 
     def rescaled(self, factor: float) -> GP:
@@ -121,7 +121,7 @@ class GP:
     def sample(self, F: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One joint draw of the noiseless function at features of shape (m, D)."""
         scaled = F * self._factors
-        k = self._covariance(F)
+        k = self._prior_covariance(F)
         half = k @ self._inverse_L.T
         K = self.variance * _matern(scaled, _right(scaled)) - half @ half.T
         K[np.diag_indices_from(K)] += 1e-6 * self.variance

@@ -48,7 +48,7 @@ class RungSurrogate:
         """Fit to results of one objective, at least two of them usable. Those that break a constraint teach like others."""
         features = Features(space)
         owner = np.append(features.owner, features.owner.max() + 1)
-        first = _until(results, milestone(len(results.Y)))
+        first = _until(results, milestone(len(results.X)))
         targets, early = _targets(results), _targets(first)
         many, few = chosen(results, targets[0], CONDITIONED), chosen(first, early[0], FITTED)
         F = np.column_stack([features(results.X), results.reach])
@@ -58,11 +58,10 @@ class RungSurrogate:
             target = np.ascontiguousarray(winsorised(y_first[few]))
             theta = _fitted(A.shape, A.tobytes(), target.tobytes(), tuple(owner.tolist()), prior)
             models.append(GP(F[many], winsorised(y[many]), owner, theta))
-        told, broken = np.isfinite(results.told[:, 0]), results.violation > 0
-        feasibility = Feasibility.of(F[told], results.violation[told], owner) if broken[told].any() else None
-        kept = many[~broken[many]]
-        losses = np.where(told & ~broken, targets[0], np.inf)
-        found = cls(Ensemble(tuple(models), ()), results.X[kept if len(kept) else many], losses, feasibility, features)
+        kept = many[~(results.violation[many] > 0)]
+        losses = np.where(np.isfinite(results.Y[:, 0]), targets[0], np.inf)
+        X, feasibility = results.X[kept if len(kept) else many], results.feasibility(F, owner)
+        found = cls(Ensemble(tuple(models), ()), X, losses, feasibility, features)
         return replace(found, ensemble=found.ensemble.expecting(found.features(found.X)))
 
     def features(self, X: np.ndarray) -> np.ndarray:
@@ -135,8 +134,7 @@ def _until(results: Results, count: int) -> Results:
     """The first results, by number; at least two usable ones among them."""
     usable = np.flatnonzero(np.isfinite(results.told[:, 0]))
     n = max(count, int(usable[min(1, len(usable) - 1)]) + 1)
-    first = replace(results, X=results.X[:n], Y=results.Y[:n], reach=results.reach[:n])
-    return replace(first, told=results.told[:n], violation=results.violation[:n])
+    return Results(results.X[:n], results.told[:n], results.violation[:n], results.reach[:n], results.active)
 
 
 def _targets(results: Results) -> tuple[np.ndarray, np.ndarray]:

@@ -22,17 +22,16 @@ from hpo_algorithms.trials import History, Problem, State, Trial
 class Results:
     """A history as arrays, in the order of the Trials' numbers.
 
-    `X` are encodings, `Y` losses, shape (n, objectives), infinite where there is no result or a constraint is broken; `reach` is
-    how far each Trial trained, as a share of the logarithm of the whole way. `active` are encodings of what has no result yet.
-    `told` are losses that are finite also where a constraint is broken, by `violation`, shape (n,).
+    `X` are encodings, `told` losses, shape (n, objectives), infinite where there is no result; `violation` says by how much a
+    constraint is broken, shape (n,). `reach` is how far each Trial trained, as a share of the logarithm of the whole way. `active`
+    are encodings of what has no result yet.
     """
 
     X: np.ndarray
-    Y: np.ndarray
-    reach: np.ndarray
-    active: np.ndarray
     told: np.ndarray
     violation: np.ndarray
+    reach: np.ndarray
+    active: np.ndarray
 
     @classmethod
     def of(cls, problem: Problem, history: History) -> Results:
@@ -42,14 +41,28 @@ class Results:
         told = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
         violation = np.maximum([trial.violation for trial in ended], -1e300)
         told[~np.isfinite(told).all(axis=1) | ~np.isfinite(violation)] = np.inf
-        Y = np.where(violation[:, None] > 0, np.inf, told)
         reach = np.array([_reach(trial, problem) for trial in ended])
-        return cls(_encoded(problem.space, ended), Y, reach, _encoded(problem.space, active), told, violation)
+        return cls(_encoded(problem.space, ended), told, violation, reach, _encoded(problem.space, active))
+
+    @property
+    def Y(self) -> np.ndarray:
+        """The losses, infinite also where a constraint is broken."""
+        return np.where(self.violation[:, None] > 0, np.inf, self.told)
 
     @property
     def usable(self) -> int:
         """How many have a result."""
         return int(np.isfinite(self.Y[:, 0]).sum())
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a Trial with a result has broken a constraint."""
+        return bool((self.violation[np.isfinite(self.told[:, 0])] > 0).any())
+
+    def feasibility(self, F: np.ndarray, owner: np.ndarray) -> Feasibility | None:
+        """What the Trials, of features F, shape (n, D), say of where the constraints are kept; None while none has broken one."""
+        told = np.isfinite(self.told[:, 0])
+        return Feasibility.of(F[told], self.violation[told], owner) if self.constrained else None
 
     def weighted(self, weights: np.ndarray, broken: bool = False) -> np.ndarray:
         """One loss of several by the augmented Chebyshev norm: shape (n,). With one objective that objective as it is.
@@ -111,26 +124,18 @@ class Surrogate:
         if self._several:
             self._owner = np.append(self._owner, self._owner.max() + 1)
             losses = aligned(results, losses)
-        F = np.ascontiguousarray(self.features(results.X, results.reach))
+        self._F = F = np.ascontiguousarray(self.features(results.X, results.reach))
         self.ensemble = _fitted(F.shape, F.tobytes(), losses.tobytes(), tuple(self._owner.tolist()), tuple(earlier))
         self.results = results
         self.losses = np.where(results.violation > 0, np.inf, losses)
         kept = results.X[np.isfinite(self.losses)]
-        if len(kept) and (
-            self._several or self.constrained
-        ):  # of the first, the best at the full budget, which may not have been run
+        # What matters is the best that keeps the constraints, and at the full budget, at which it may not have been run.
+        if len(kept) and (self._several or results.constrained):
             self.ensemble = self.ensemble.expecting(self.features(kept))
 
-    @property
-    def constrained(self) -> bool:
-        """Whether a Trial has broken a constraint."""
-        return bool((self.results.violation[np.isfinite(self.results.told[:, 0])] > 0).any())
-
-    def feasibility(self) -> Feasibility:
-        """What the Trials say of where the constraints are kept; one at least must have broken one."""
-        told = np.isfinite(self.results.told[:, 0])
-        F = self.features(self.results.X[told], self.results.reach[told])
-        return Feasibility.of(F, self.results.violation[told], self._owner)
+    def feasibility(self) -> Feasibility | None:
+        """What the Trials say of where the constraints are kept; None while none has broken one."""
+        return self.results.feasibility(self._F, self._owner)
 
     def features(self, X: np.ndarray, reach: np.ndarray | float = 1.0) -> np.ndarray:
         """Features of encodings, shape (n, d), trained to `reach`."""

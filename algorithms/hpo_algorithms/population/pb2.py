@@ -119,7 +119,7 @@ class _Model:
         assert donor is not None
         names = self._names.of(step, beside)
         if self._gp is None:
-            for _ in range(TRIES if self._space.constraints else 1):
+            for _ in range(TRIES):
                 u = rng.random(len(self._space))
                 u[list(names)] = list(names.values())
                 found = self._space.decode(u)

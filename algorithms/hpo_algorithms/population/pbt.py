@@ -86,7 +86,7 @@ class PBT:
 
 def perturbed(space: Space, rng: np.random.Generator, params: Params, width: float, resample: float) -> Params:
     """The parameters of a copy, which stay as they are where the constraints of the space leave no other choice."""
-    for _ in range(TRIES if space.constraints else 1):
+    for _ in range(TRIES):
         found = _perturbed(space, rng, params, width, resample)
         if space.allows(found):
             return found

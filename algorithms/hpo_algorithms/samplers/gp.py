@@ -23,6 +23,7 @@ from hpo_algorithms.trials import Draw, History, Problem
 
 if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which only those who use it should wait for
     from hpo_algorithms.gp.ensemble import Ensemble
+    from hpo_algorithms.gp.feasibility import Feasibility
     from hpo_algorithms.gp.model import GP
     from hpo_algorithms.gp.search import Score
     from hpo_algorithms.gp.surrogate import Results, Surrogate
@@ -110,8 +111,8 @@ class GaussianProcess:
             value, effort = _lowest(ensemble.surest), replace(effort, rounds=FINE)
         else:
             value = self._acquisition(ensemble.doubting(doubt[0]).demanding(doubt[1]), surrogate, rng)
-        if surrogate.constrained:
-            value = _feasible(value, surrogate)
+        if (feasibility := surrogate.feasibility()) is not None:
+            value = _feasible(value, feasibility, surrogate.losses)
 
         def score(C: np.ndarray) -> np.ndarray:
             values = value(surrogate.features(C))
@@ -201,10 +202,9 @@ def searched(
     return novel(problem, history, numbers, one)
 
 
-def _feasible(value: Score, surrogate: Surrogate) -> Score:
+def _feasible(value: Score, feasibility: Feasibility, losses: np.ndarray) -> Score:
     """An acquisition times the probability that the constraints are kept; until a Trial has kept them, the way there."""
-    feasibility = surrogate.feasibility()
-    if not np.isfinite(surrogate.losses).any():
+    if not np.isfinite(losses).any():
         return feasibility.log_improvement
     return lambda F: value(F) + feasibility.log_probability(F)
 

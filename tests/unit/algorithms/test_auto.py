@@ -91,7 +91,7 @@ def test_quantiles_of_a_higher_budget_are_those_that_its_configurations_have_bel
     X = np.array([[0.1], [0.2], [0.3], [0.4], [0.1], [0.2], [0.9]])
     reach = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
     losses = np.array([1.0, 2.0, 3.0, 4.0, 70.0, 60.0, np.inf])
-    values = matched(Results(X, losses[:, None], reach, X[:0], losses[:, None], np.zeros(len(X))), losses)
+    values = matched(Results(X, losses[:, None], np.zeros(len(X)), reach, X[:0]), losses)
     assert values[:4] == pytest.approx(ndtri([0.125, 0.375, 0.625, 0.875]))
     assert values[4:6] == pytest.approx([values[1], values[0]]), "the better of the two gets the better of their values below"
     assert values[6] == np.inf
@@ -99,8 +99,7 @@ def test_quantiles_of_a_higher_budget_are_those_that_its_configurations_have_bel
 
 def test_equal_losses_have_one_quantile():
     losses = np.array([1.0, 1.0, 5.0, 5.0])
-    told = losses[:, None]
-    values = matched(Results(np.arange(4.0)[:, None], told, np.zeros(4), np.empty((0, 1)), told, np.zeros(4)), losses)
+    values = matched(Results(np.arange(4.0)[:, None], losses[:, None], np.zeros(4), np.zeros(4), np.empty((0, 1))), losses)
     assert values == pytest.approx(ndtri([0.25, 0.25, 0.75, 0.75]))
 
 
