@@ -208,10 +208,10 @@ class Processes:
         self._unswept.append(run.folder)
         if run.gpus or run.terminating is not None:
             self.sweep()  # before the GPU is somebody else's; and what had to be stopped is more likely to leave something
-        forget(run.folder)
         self._release(run)
         self._read(run, last=True)
         told = end_of(run.folder / "termination.log")
+        forget(run.folder)
         report = final_message(told)
         if code != 0 or report is None:
             _refuse_full_disk(run.folder)

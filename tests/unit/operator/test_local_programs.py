@@ -37,9 +37,12 @@ CASES = [
         """
         import os, time
         hpo.report(loss=4.0)
+        running = os.path.dirname(os.environ["HPO_METRICS_FILE"]) + "/process.json"
+        while not os.path.exists(running):
+            time.sleep(0.001)
         if os.fork() == 0:
             os.setsid()
-            while os.path.exists(os.path.dirname(os.environ["HPO_METRICS_FILE"]) + "/process.json"):
+            while os.path.exists(running):
                 time.sleep(0.001)
             for _ in range(1000):
                 hpo.report(loss=-99.0)
