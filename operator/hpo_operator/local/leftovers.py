@@ -43,9 +43,11 @@ def end_leftovers(uid: str, folders: Iterable[Path], spared: Collection[int] = (
     leaders = {pid for folder in known if (pid := _leader(folder)) is not None}
     logs = {os.path.realpath(folder / LOG) for folder in known}
     deadline = time.monotonic() + patience
+    dying: dict[int, str | None] = {}
     # Until a look finds none: a process that is just being killed may have started another one.
-    while victims := _find(uid, leaders, logs, spared):
+    while victims := _find(uid, leaders, logs, spared, dying):
         for pid in victims:
+            dying.setdefault(pid, _birth(pid))
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, 9)
         if time.monotonic() > deadline:
@@ -56,7 +58,7 @@ def end_leftovers(uid: str, folders: Iterable[Path], spared: Collection[int] = (
     return []
 
 
-def _find(uid: str, leaders: set[int], logs: set[str], spared: Collection[int]) -> set[int]:
+def _find(uid: str, leaders: set[int], logs: set[str], spared: Collection[int], dying: dict[int, str | None]) -> set[int]:
     import psutil
 
     own = {os.getpid(), *(each.pid for each in psutil.Process().parents())}
@@ -67,10 +69,13 @@ def _find(uid: str, leaders: set[int], logs: set[str], spared: Collection[int]) 
         if pid in own:
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue  # has ended, and its parent has not looked yet
+            # Without other threads it has ended, and its parent has not looked yet. With them it holds its memory and its GPU until
+            # it has given them back, and tells nothing of itself any more but its session.
+            if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
+                continue
             children.setdefault(process.ppid(), []).append(pid)
-            if pid in leaders or os.getsid(pid) in leaders or _writes_to(pid, logs) or _carries(process, uid, spared):
+            known = pid in leaders or os.getsid(pid) in leaders or (pid in dying and dying[pid] == _birth(pid))
+            if known or _writes_to(pid, logs) or _carries(process, uid, spared):
                 found.add(pid)
     level = list(found)
     while level:

@@ -28,6 +28,7 @@ from hpo_operator.workloads import Phase, Workload
 CURVE_LIMIT = 4096  # points kept of a running Trial's curve; the last ones win
 SWEEP_SECONDS = 5.0  # how long what a Trial left behind may outlive it
 SWEEP_PATIENCE = 1.0
+GPU_PATIENCE = 10.0  # what was killed holds its GPU until the driver has taken back all memory: seconds, where that is much
 ROOM = 1 << 16  # bytes; more than a program's final message, with what else it writes at its end
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 EXHAUSTED = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -125,10 +126,10 @@ class Processes:
             if run.running:
                 self._read(run, last=False)
 
-    def sweep(self) -> None:
+    def sweep(self, patience: float = SWEEP_PATIENCE) -> None:
         """End what ended Trials have left behind out of their groups, as the end of a container would."""
         running = [number for number, run in self._runs.items() if run.running]
-        end_leftovers(self._uid, self._unswept, running, SWEEP_PATIENCE)
+        end_leftovers(self._uid, self._unswept, running, patience)
         self._unswept, self._swept = [], time.monotonic()
 
     def end_all(self, hurry: Callable[[], bool] = lambda: False) -> None:
@@ -203,11 +204,13 @@ class Processes:
 
     def _finished(self, run: _Run, process: subprocess.Popen[bytes]) -> Workload:
         _signal(process, signal.SIGKILL)  # like a container, a Trial ends with its first process
-        code = process.wait()
         finished = datetime.now(UTC)
         self._unswept.append(run.folder)
         if run.gpus or run.terminating is not None:
-            self.sweep()  # before the GPU is somebody else's; and what had to be stopped is more likely to leave something
+            # Before the GPU is somebody else's; and what had to be stopped is more likely to leave something. Before the process is
+            # reaped, too: until then its session is known by its number.
+            self.sweep(GPU_PATIENCE if run.gpus else SWEEP_PATIENCE)
+        code = process.wait()
         self._release(run)
         self._read(run, last=True)
         told = end_of(run.folder / "termination.log")

@@ -1,6 +1,7 @@
 """What a Trial has started ends with it: at its own end, at an interrupt, at a timeout, and after the runner was killed."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,56 @@ def test_what_a_program_leaves_running_ends_with_it(laptop):
     assert laptop.reasons() == ["Completed"]
     assert len(pids(laptop)) == 2
     assert not any(map(alive, pids(laptop)))
+
+
+def test_what_a_Trial_has_left_in_its_session_alone_ends_before_its_gpu_is_another_s(laptop):
+    """A child in a group of its own, with nothing in its environment and its output elsewhere."""
+    command = laptop.script(
+        "train.py",
+        """
+        import os, subprocess, hpo
+        from pathlib import Path
+        for pid in Path("pids").read_text().split() if Path("pids").exists() else ():
+            state = Path(f"/proc/{pid}/stat")
+            if state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+                open("complaints", "a").write(f"{pid} runs\\n")
+        elsewhere = {"env": {}, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "process_group": 0}
+        child = subprocess.Popen(["/bin/sleep", "1000"], **elsewhere)
+        open("pids", "a").write(f"{child.pid}\\n")
+        hpo.report(step=1, loss=1.0)
+        """,
+    )
+    laptop.write(command, limits={"maxTrials": 2}, container={"resources": {"limits": {"nvidia.com/gpu": 1}}})
+    assert laptop.hpo("run", "--gpus", "0") == 0
+    assert laptop.lines("complaints") == []
+    assert len(pids(laptop)) == 2
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_a_process_that_a_killed_runner_has_left_is_seen_though_its_main_thread_has_ended(laptop):
+    """Such a process looks as if it had ended. So does, for seconds, one that gives much memory back."""
+    command = laptop.script(
+        "train.py",
+        """
+        import ctypes, os, threading, time, hpo
+        if not os.path.exists("pids"):
+            open("pids", "w").write(f"{os.getpid()}\\n")
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+            ctypes.CDLL(None).pthread_exit(None)
+        hpo.report(step=1, loss=1.0)
+        """,
+    )
+    laptop.write(command)
+    runner = laptop.fork()
+    wait_until(lambda: pids(laptop) and not alive(pids(laptop)[0]), "the main thread ends")
+    runner.kill()
+    runner.code()
+    threads = Path(f"/proc/{pids(laptop)[0]}/task")
+    assert len(list(threads.iterdir())) == 2
+
+    assert laptop.hpo("run") == 0
+
+    assert not threads.exists() or len(list(threads.iterdir())) == 1
 
 
 def test_the_median_rule_ends_a_whole_process_group_early(laptop):
