@@ -43,13 +43,18 @@ docs: $(VENV)/.docs  ## Build the site of the documentation, in build/site; a li
 .PHONY: unit
 unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
 	@echo "== Unit tests"
-	$(BIN)/python -m pytest tests/unit -m "not torch" --numprocesses logical
+	$(BIN)/python -m pytest tests/unit -m "not torch and not gpu" --numprocesses logical
 	$(MAKE) --no-print-directory unit-torch
 
 .PHONY: unit-torch
 unit-torch: $(VENV)/.torch  ## Those of the algorithms on torch, which is installed for them: six gigabytes
 	@echo "== Unit tests of the algorithms on torch"
 	$(BIN)/python -m pytest tests/unit -m torch
+
+.PHONY: gpu
+gpu: $(VENV)/.torch  ## Those that train on a GPU, where there is one: some three minutes; not part of `make test`
+	@echo "== Tests on a GPU"
+	$(BIN)/python -m pytest tests/unit -m gpu
 
 # Outside CI a machine that cannot run a control plane or a node skips these tests and says so; in CI that is a failure.
 define unless_missing

@@ -1,5 +1,6 @@
 """Fixtures for all levels of tests, and what none of them may inherit from the shell."""
 
+import functools
 import importlib.util
 import signal
 
@@ -16,6 +17,17 @@ if (
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What needs torch and has it not is skipped, and fails where it must be there."""
+    """What needs torch and has it not is skipped, and fails where it must be there; a GPU need be nowhere."""
     if item.get_closest_marker("torch") and importlib.util.find_spec("botorch") is None:
         lacking("needs the extra torch: make .venv/.torch")
+    if item.get_closest_marker("gpu") and not _has_gpu():
+        pytest.skip("needs the extra torch, and a GPU that it sees: make gpu")
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("botorch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

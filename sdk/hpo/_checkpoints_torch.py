@@ -50,12 +50,24 @@ def restore(found: Checkpoint, parts: Mapping[str, Any], map_location: object, w
             raise InvalidCheckpoint("part", name, rule, "Use the names that it was saved with")
     adapted = {name: states[name] if found.copied_from is None else _adapted(parts[name], states[name]) for name in parts}
     for name, part in parts.items():
-        part.load_state_dict(adapted[name])
+        _load(part, adapted[name])
     if found.copied_from is not None:
         for part in parts.values():
             if _is_scheduler(part):
                 _show_rates(part, [group["lr"] for group in part.optimizer.param_groups])
     return content["extra"]
+
+
+def _load(part: Any, state: Any) -> None:
+    """Loads a part's state, which torch itself moves to the weights' device: all but the options of an optimizer that are tensors.
+
+    Those are moved here: a step that is captured into a graph has to find its learning rate on the device.
+    """
+    groups = getattr(part, "param_groups", ())
+    devices = [{name: value.device for name, value in group.items() if hasattr(value, "device")} for group in groups]
+    part.load_state_dict(state)
+    for group, known in zip(getattr(part, "param_groups", ()), devices):  # noqa: B905  Python 3.9 has no `strict`
+        group.update({name: group[name].to(device) for name, device in known.items() if hasattr(group.get(name), "to")})
 
 
 def _adapted(part: Any, state: Any) -> Any:

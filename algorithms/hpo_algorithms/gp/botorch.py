@@ -50,7 +50,7 @@ def undisturbed(seed: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of inputs outside the unit cube and targets that are not standardised: both are meant
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the generators of all GPUs, too, and these stay so
         torch.set_num_threads(1)
         try:
             yield

@@ -166,11 +166,15 @@ def test_eight_at_once_go_to_different_places_and_are_what_one_after_another_wou
         history.append(Trial(len(history), alone.params))
 
 
+def history_of_a_line() -> list[Trial]:
+    return [Trial(i, {"x": i / 9}, state=State.DONE, losses=((i / 9 - 0.4) ** 2,)) for i in range(10)]
+
+
 @needs_torch
 def test_torch_is_left_as_it_was() -> None:
     import torch
 
-    history = [Trial(i, {"x": i / 9}, state=State.DONE, losses=((i / 9 - 0.4) ** 2,)) for i in range(10)]
+    history = history_of_a_line()
     before = torch.get_num_threads(), torch.get_rng_state().tolist(), torch.get_default_dtype()
     drawn = []
     for seed in (1, 2):
@@ -180,6 +184,28 @@ def test_torch_is_left_as_it_was() -> None:
         assert torch.get_rng_state().tolist() == state
     assert drawn[0] == drawn[1]
     assert (torch.get_num_threads(), torch.get_default_dtype()) == (before[0], before[2])
+
+
+@needs_torch
+@pytest.mark.parametrize("acquisition", ACQUISITIONS)
+def test_the_random_numbers_of_gpus_are_nobody_s_but_the_user_s(acquisition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    BoTorch(acquisition=acquisition).draw(Problem(LINE), history_of_a_line(), [10])
+    assert seeded == []
+
+
+@pytest.mark.gpu
+def test_between_two_steps_of_a_training_on_a_gpu_it_proposes_what_it_proposes_elsewhere_and_changes_nothing() -> None:
+    import torch
+
+    elsewhere = BoTorch().draw(Problem(LINE), history_of_a_line(), [10])
+    torch.cuda.manual_seed(1)
+    state, held = torch.cuda.get_rng_state().tolist(), torch.cuda.memory_allocated()
+    assert BoTorch().draw(Problem(LINE), history_of_a_line(), [10]) == elsewhere
+    assert (torch.cuda.get_rng_state().tolist(), torch.cuda.memory_allocated()) == (state, held)
 
 
 @needs_torch

@@ -94,6 +94,32 @@ def message_in():
     return read_message
 
 
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """The folder of checkpoints of the Trial that this process is."""
+    monkeypatch.setenv("HPO_CHECKPOINT_DIR", str(tmp_path / "own"))
+    monkeypatch.setenv("HPO_TRIAL", "digits-3")
+    monkeypatch.setenv("HPO_TERMINATION_FILE", str(tmp_path / "termination"))
+    anew(monkeypatch)
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def in_another_trial(checkpoints, tmp_path, monkeypatch):
+    """A function after which this process is another Trial that starts from what was saved."""
+
+    def begin(saved):
+        monkeypatch.setenv("HPO_TRIAL", "digits-7")
+        monkeypatch.setenv("HPO_CHECKPOINT_DIR", str(tmp_path / "other"))
+        monkeypatch.setenv("HPO_RESTORE_DIR", str(saved.path))
+        monkeypatch.setenv("HPO_RESTORE_TRIAL", "digits-3")
+        monkeypatch.setenv("HPO_RESTORE_STEP", str(saved.step))
+        monkeypatch.setenv("HPO_RESTORE_DIGEST", saved.digest)
+        anew(monkeypatch)
+
+    return begin
+
+
 @pytest.fixture(autouse=True)
 def _as_a_fresh_process(monkeypatch):
     """Tests set the variables that they mean, wherever they are run, and hear what is told once a process."""

@@ -8,30 +8,7 @@ from hpo._checkpoints_torch import adapted_groups
 
 from tests.unit.sdk.conftest import anew
 
-
-@pytest.fixture(autouse=True)
-def own(tmp_path, monkeypatch):
-    monkeypatch.setenv("HPO_CHECKPOINT_DIR", str(tmp_path / "own"))
-    monkeypatch.setenv("HPO_TRIAL", "digits-3")
-    monkeypatch.setenv("HPO_TERMINATION_FILE", str(tmp_path / "termination"))
-    anew(monkeypatch)
-    return tmp_path / "own"
-
-
-@pytest.fixture
-def in_another_trial(own, tmp_path, monkeypatch):
-    """A function after which this process is another Trial that starts from what was saved."""
-
-    def begin(saved):
-        monkeypatch.setenv("HPO_TRIAL", "digits-7")
-        monkeypatch.setenv("HPO_CHECKPOINT_DIR", str(tmp_path / "other"))
-        monkeypatch.setenv("HPO_RESTORE_DIR", str(saved.path))
-        monkeypatch.setenv("HPO_RESTORE_TRIAL", "digits-3")
-        monkeypatch.setenv("HPO_RESTORE_STEP", str(saved.step))
-        monkeypatch.setenv("HPO_RESTORE_DIGEST", saved.digest)
-        anew(monkeypatch)
-
-    return begin
+pytestmark = pytest.mark.usefixtures("checkpoints")
 
 
 # numpy
@@ -64,14 +41,14 @@ def test_the_same_arrays_make_the_same_digest(monkeypatch, tmp_path):
     assert len(digests) == 1
 
 
-def test_arrays_of_objects_are_refused_and_nothing_is_left(own):
+def test_arrays_of_objects_are_refused_and_nothing_is_left(checkpoints):
     pytest.importorskip("numpy")
     with pytest.raises(checkpoint.InvalidCheckpoint, match="'model': holds Python objects"):
         checkpoint.save_arrays(1, model=object())
-    assert list(own.glob("*step*")) == []
+    assert list(checkpoints.glob("*step*")) == []
 
 
-def test_what_was_saved_by_other_means_is_not_mistaken_for_arrays(own):
+def test_what_was_saved_by_other_means_is_not_mistaken_for_arrays(checkpoints):
     checkpoint.save(1, lambda folder: (folder / "model").write_text("a"))
     for load in (checkpoint.load_arrays, checkpoint.load_estimator):
         with pytest.raises(checkpoint.InvalidCheckpoint, match="Load it by what it was saved by"):
@@ -122,10 +99,10 @@ def test_under_a_schedule_the_new_learning_rate_is_changed_as_much_as_the_donor_
     assert adapted_groups(own, donors) == [{"params": [0], "lr": 0.1, "initial_lr": 0.4}]
 
 
-def test_a_part_that_has_no_state_is_refused_before_anything_is_written(own):
+def test_a_part_that_has_no_state_is_refused_before_anything_is_written(checkpoints):
     with pytest.raises(checkpoint.InvalidCheckpoint, match="part epoch 'int': has no state_dict"):
         checkpoint.save_torch(1, epoch=3)
-    assert not own.exists()
+    assert not checkpoints.exists()
 
 
 # torch itself
@@ -268,3 +245,24 @@ def test_a_part_that_was_not_saved_is_named_and_nothing_is_changed(torch):
     with pytest.raises(checkpoint.InvalidCheckpoint, match="'optimizer': is not in the checkpoint, which has model"):
         checkpoint.load_torch(model=model, optimizer=optimizer)
     assert torch.equal(before, model.weight)
+
+
+@pytest.mark.torch
+def test_options_that_are_tensors_stay_on_their_devices(torch):
+    """Where a graph that was captured reads a learning rate. The device `meta` stands for a GPU, which this machine may lack."""
+
+    class Optimizer:
+        def __init__(self, device):
+            self.param_groups = [{"params": [0], "lr": torch.ones((), device=device), "eps": 1e-8, "foreach": None}]
+
+        def state_dict(self):
+            return {"param_groups": self.param_groups}
+
+        def load_state_dict(self, state):
+            self.param_groups = [dict(group) for group in state["param_groups"]]
+
+    checkpoint.save_torch(1, optimizer=Optimizer("cpu"))
+    optimizer = Optimizer("meta")
+    checkpoint.load_torch(optimizer=optimizer)
+    assert optimizer.param_groups[0]["lr"].device.type == "meta"
+    assert optimizer.param_groups[0]["eps"] == 1e-8
