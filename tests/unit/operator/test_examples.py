@@ -15,7 +15,7 @@ from tests.unit.operator.local_studies import without_a_worker
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted(ROOT.glob("examples/*/study.yaml"))
-SHOWN = {"digits-svm", "pso-svm", "digits-mlp", "digits-pbt", "digits-pb2", "command-line-program"}
+SHOWN = {"digits-svm", "pso-svm", "digits-mlp", "digits-pbt", "digits-pb2", "digits-cnn", "command-line-program"}
 
 
 @pytest.fixture(params=EXAMPLES, ids=[path.parent.name for path in EXAMPLES])
@@ -102,3 +102,33 @@ def test_the_population_of_networks_trains_on_here_from_what_its_members_have_sa
         assert trial.status.observation.step == 4
         copied += donor.spec.slot.member != trial.spec.slot.member
     assert copied == 1
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("the processor", marks=pytest.mark.torch), pytest.param("NVIDIA", marks=pytest.mark.gpu)]
+)
+def test_the_convolutional_network_goes_on_where_the_Trial_below_it_has_ended(tmp_path, monkeypatch, device):
+    """Two Trials of one epoch; the better one is promoted to a second."""
+    without_a_worker(monkeypatch)
+    if device == "the processor":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (path,) = (each for each in EXAMPLES if each.parent.name == "digits-cnn")
+    data = study_document(read_file(path), str(path)).data
+    shorter = {"schedule": {"halving": {"eta": 2, "iterations": 1}}, "budget": {"min": 1, "max": 2, "unit": "epochs"}}
+    runner = LocalRunner(read_study({**data, "spec": {**data["spec"], **shorter}}), path.parent, tmp_path)
+    ended = runner.run()
+    *below, promoted = trials = [runner.trials[number] for number in range(3)]
+    assert c.reason(ended.status.conditions, c.SUCCEEDED) == c.SCHEDULE_FINISHED
+    assert [c.reason(each.status.conditions, c.SUCCEEDED) for each in trials] == [c.COMPLETED] * 3
+    donor = below[promoted.spec.restore_from.number]
+    assert (promoted.status.restored.trial_name, promoted.status.restored.step) == (donor.metadata.name, 1)
+    (reached, loss), (after, smaller) = ((each.step, float(each.value)) for each in promoted.status.observation.curve)
+    assert (reached, loss) == (1, float(metrics(donor)["val_loss"]))
+    assert after == 2
+    assert smaller < loss
+    logs = [(tmp_path / "trials" / f"{number:04d}" / "log.txt").read_text() for number in range(3)]
+    assert all(log.startswith(f"training on {device}") for log in logs)
+
+
+def metrics(trial):
+    return {each.name: each.value for each in trial.status.observation.metrics}
