@@ -35,7 +35,7 @@ class PSO:
     2. The particle that has waited longest moves next: v <- w v + c1 r1 (own best - x) + c2 r2 (best of all - x), x <- x + v, where
        r1 and r2 are uniform in [0, 1], anew for each coordinate. c1 and c2 are those of the constriction of [Clerc2002], w is less
        than its 0.73, for a hundred Trials leave no time to circle. At its bounds a coordinate is reflected and comes to rest; a
-       particle that hardly moves is thrown anew.
+       particle that hardly moves is thrown anew. A move that breaks a constraint between parameters is halved until it does not.
     3. Numbers are coordinates on their scale, rounded only where the Trial needs a value. A name is kept, taken from the own best
        or from the best of all with the probabilities w : c1 : c2 (halved, as r1 and r2 are on average), or drawn from all in one
        case of ten: codes of names have no order to move along. A parameter that is inactive keeps its coordinate.
@@ -59,6 +59,7 @@ class PSO:
         space = problem.space
         swarm = _swarm(problem, history, self)
         names = Columns.of(space).categorical
+        named = np.isin(np.arange(len(space)), names)
         moves: dict[int, _Particle] = {}
 
         def one(number: int, attempt: int) -> Draw:
@@ -71,6 +72,9 @@ class PSO:
                 v = (rng.random(len(space)) - x) / 2
             else:
                 x, v = self._moved(rng, particle, swarm.best, names)
+                if space.constraints and attempt:  # numbers turn back halfway, and again, to where the particle keeps them
+                    share = 0.5**attempt
+                    x, v = np.where(named, x, particle.x + share * (x - particle.x)), share * v
             v[names] = 0.0
             memo = f"particle {particle.index} {particle.generation} {packed(np.concatenate([x, v]))}"
             return Draw(space.decode(x), memo)

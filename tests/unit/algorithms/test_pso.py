@@ -156,6 +156,15 @@ def test_positions_are_kept_unrounded_so_that_small_steps_add_up() -> None:
         assert x[0] == pytest.approx(0.4, abs=1e-6)
 
 
+def test_a_swarm_goes_on_moving_where_a_constraint_leaves_a_twentieth_of_the_space() -> None:
+    space = PLANE.constrained([{"terms": [{"parameter": "x"}, {"parameter": "y"}], "max": 0.3}])
+    optimizer = Optimizer(space, {"pso": {}}, seed=0)
+    for _ in range(100):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, sum((value - 0.15) ** 2 for value in trial.params.values()))
+    assert statistics.median(trial.loss for trial in optimizer.history[70:]) < 1e-3
+
+
 @pytest.mark.parametrize("mode", ["steadyState", "generational"])
 @pytest.mark.parametrize("workers", [1, 8])
 def test_each_mode_comes_closer_than_random_search(mode: str, workers: int) -> None:
