@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -105,6 +106,68 @@ class Meddling(Honest):
         return super().draw(problem, history, numbers)
 
 
+class Normalising(Honest):
+    """Divides by the range of each parameter, in which there may be but one value."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        if history:
+            X = problem.space.encode_all([trial.params for trial in history])
+            _ = (X - X.min(axis=0)) / np.ptp(X, axis=0)
+        return super().draw(problem, history, numbers)
+
+
+class Multiplying(Honest):
+    """Multiplies densities, one a parameter, to a number that is too large where parameters are many."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        np.prod(np.full(len(problem.space), 1e4))
+        return super().draw(problem, history, numbers)
+
+
+class Averaging(Honest):
+    """Adds up losses that may be infinite, up and down."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        np.sum([trial.losses[0] for trial in history if trial.losses and not math.isnan(trial.losses[0])])
+        return super().draw(problem, history, numbers)
+
+
+class Unconstrained(Honest):
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return [Draw(problem.space.decode(stream(problem.seed, k, "x").random(len(problem.space)))) for k in numbers]
+
+
+class Recording(Honest):
+    """Writes about each Trial into the next one's memo."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        return [dataclasses.replace(draw, memo="." * (len(history) // 4)) for draw in super().draw(problem, history, numbers)]
+
+
+class Dormant(Honest):
+    """Keeps all promises, and waits for more results than it is ever told before it learns from them."""
+
+    def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+        told = [trial.losses[0] for trial in history if trial.losses]
+        seed = problem.seed if len(told) < 10**6 else int(1e6 * min(told))
+        return super().draw(dataclasses.replace(problem, seed=seed), history, numbers)
+
+
+def late(saboteur: type) -> type:
+    """The same, but honest until there are results enough for any model: what breaks the promise is the model."""
+
+    class Late(saboteur):  # type: ignore[misc, valid-type]
+        def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
+            told = sum(bool(trial.losses) and math.isfinite(trial.losses[0]) for trial in history)
+            return super().draw(problem, history, numbers) if told >= ENOUGH else Random().draw(problem, history, numbers)
+
+    Late.__name__ = Late.__qualname__ = f"Late{saboteur.__name__}"
+    globals()[Late.__name__] = Late  # where another process looks for it
+    return Late
+
+
+ENOUGH = 25  # results
+
 # Saboteur -> the promise whose check must fail
 SABOTEURS: dict[type, str] = {
     OnTheGlobalStream: "the_answer_depends_on_the_arguments_alone",
@@ -120,4 +183,10 @@ SABOTEURS: dict[type, str] = {
     ComparingEachWithEach: "a_proposal_costs_no_more_than_its_share_of_a_long_study",
     ComparingEachWithEachInAnArray: "a_proposal_costs_no_more_than_its_share_of_a_long_study",
     Meddling: "proposals_are_valid_whatever_the_order_of_results",
+    Normalising: "parameters_of_a_single_value_are_taken",
+    Multiplying: "a_hundred_parameters_are_taken",
+    Averaging: "results_of_every_kind_are_taken",
+    Unconstrained: "constraints_between_parameters_are_kept",
+    Recording: "ten_thousand_trials_give_a_proposal",
 }
+SABOTEURS |= {late(saboteur): promise for saboteur, promise in SABOTEURS.items()}

@@ -57,7 +57,7 @@ def methods(algorithms: Iterable[str] | None = None) -> list[Method]:
 
 
 def problem_on(space: Space, **fields: Any) -> Problem:
-    return Problem(space, min_budget=MIN_BUDGET, max_budget=MAX_BUDGET, **{"seed": 5, **fields})
+    return Problem(space, **{"min_budget": MIN_BUDGET, "max_budget": MAX_BUDGET, "seed": 5, **fields})
 
 
 # Results
@@ -120,6 +120,31 @@ def anything(problem: Problem, trial: Trial) -> Trial:
     return made[trial.number % len(made)]()
 
 
+def unstopped(problem: Problem, trial: Trial) -> Trial:
+    """The same where no rule stops any: some algorithms turn to another model as soon as one has."""
+    whole = anything(problem, trial)
+    return smooth(problem, trial) if whole.state is State.STOPPED else whole
+
+
+def exchanged(history: Sequence[Trial]) -> list[Trial]:
+    """With each result given to the next Trial of the same budget, and equal losses told apart: as many of each kind."""
+    changed = list(history)
+    for budget in {trial.budget for trial in history}:
+        places = [place for place, trial in enumerate(history) if trial.budget == budget]
+        for place, other in zip(places, [*places[1:], places[0]], strict=True):
+            result = history[other]
+            losses = tuple(loss + 1e-6 * (other * 0.618 % 1) if math.isfinite(loss) else loss for loss in result.losses)
+            changed[place] = dataclasses.replace(
+                history[place],
+                state=result.state,
+                losses=losses,
+                step=result.step,
+                violation=result.violation,
+                restorable=result.restorable,
+            )
+    return changed
+
+
 # A simulated Study
 
 
@@ -158,6 +183,19 @@ class World:
         self.history += started
         return started
 
+    def begin(self, trials: int) -> World:
+        """So many Trials, all ended, drawn at random under the schedule, so that what follows is proposed by a model.
+
+        A population has only Trials that are its own: it begins by itself.
+        """
+        drawn = self if self.name.schedule is None else World(Method("random", self.name.schedule), self.problem, self.ending)
+        while len(drawn.history) < trials and not drawn.finished:
+            drawn.ask(min(8, trials - len(drawn.history)))
+            for trial in drawn.active:
+                drawn.end(trial)
+        self.history, self.finished = drawn.history, drawn.finished
+        return self
+
     def end(self, trial: Trial) -> None:
         assert self.history[trial.number].active
         self.history[trial.number] = self.ending(self.problem, self.history[trial.number])
@@ -183,7 +221,7 @@ class World:
         rng = random.Random(seed)
         while len(self.history) < trials and not self.finished:
             free = workers - len(self.active)
-            if free:
+            if free > 0:
                 self.ask(min(free, trials - len(self.history)))
             for trial in rng.sample(self.active, min(len(self.active), rng.randint(1, workers))):
                 self.grow(trial)
@@ -191,6 +229,19 @@ class World:
             for trial in rng.sample(self.active, min(len(self.active), rng.randint(0, 2))):
                 self.end(trial)
         return self
+
+    def learns(self) -> bool:
+        """Whether proposals have depended on the results of late: a model is in use, and not only waited for.
+
+        A schedule is left out, for whom it promotes depends on them, too.
+        """
+        ended = [self.ending(self.problem, trial) if trial.active else trial for trial in self.history]
+        method = Method(self.name.algorithm, self.name.schedule and "flat").build(self.problem)
+        for n in range(len(ended), len(ended) - 16, -1):
+            count, known = 1 if self.name.schedule else n, ended[:n]
+            if method.propose(self.problem, known, n, count) != method.propose(self.problem, exchanged(known), n, count):
+                return True
+        return False
 
     def _check(self, answer: Answer, count: int, kept: frozenset[int]) -> None:
         assert len(answer.proposals) <= count
@@ -222,7 +273,7 @@ class World:
             places = [(t.slot.bracket, t.slot.rung, t.slot.member) for t in self.history if t.slot.rung is not None]
             assert (proposal.slot.bracket, proposal.slot.rung, proposal.slot.member) not in places
         elif self.name.schedule is not None:
-            assert proposal.budget == MAX_BUDGET
+            assert proposal.budget == self.problem.max_budget
         else:
             taken = {(t.slot.generation, t.slot.member) for t in self.history}
             assert (proposal.slot.generation, proposal.slot.member) not in taken

@@ -44,6 +44,10 @@ FINITE: Spec = [
 ]
 FINITE_SIZE = 20
 
+# The same with six costs = 60 configurations: enough for a model to be used before they are exhausted.
+LATTICE: Spec = [*FINITE[:-1], {"name": "cost", "float": {"min": 0.5, "max": 3.0, "step": 0.5}}]
+LATTICE_SIZE = 60
+
 SINGLE: Spec = [
     {"name": "only", "categorical": {"choices": ["this"]}},
     {"name": "fixed", "ordinal": {"values": [3]}},

@@ -6,7 +6,7 @@ import pytest
 from hpo_algorithms import ALGORITHMS, InvalidParameters
 
 from tests.unit.algorithms.contract import ON_TORCH, PROMISES, Method, Promise, pairs
-from tests.unit.algorithms.saboteurs import SABOTEURS, Honest
+from tests.unit.algorithms.saboteurs import SABOTEURS, Dormant, Honest
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -39,6 +39,12 @@ def test_a_sampler_that_breaks_none_passes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(ALGORITHMS, "saboteur", f"{Honest.__module__}:{Honest.__name__}")
     for name in set(SABOTEURS.values()):
         BY_NAME[name](Method("saboteur", "flat"))
+
+
+def test_a_promise_that_is_kept_without_the_model_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "tpe", f"{Dormant.__module__}:{Dormant.__name__}")
+    with pytest.raises(AssertionError, match="without the model"):
+        BY_NAME["a_constant_objective_is_taken"](Method("tpe", "flat"))
 
 
 def test_every_algorithm_and_every_schedule_of_the_registry_is_covered() -> None:
