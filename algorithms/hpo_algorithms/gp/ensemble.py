@@ -36,7 +36,7 @@ class Member:
 
 
 MEMBERS = (
-    Member(winsorised, Prior(scale=0.0), 20),
+    Member(winsorised, Prior(scale=-1.0), 20),
     Member(half_ranked, Prior(scale=math.sqrt(2)), 12),
     Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3)), 6),
 )
@@ -106,9 +106,9 @@ class Ensemble:
         """With an improvement to be exceeded before it counts, in standard deviations of the targets."""
         return Ensemble(self.models, tuple(best - improvement for best in self.bests))
 
-    def doubting(self, shrink: float) -> Ensemble:
-        """With all length scales multiplied: what is far from any Trial is less known than the likelihood would have it."""
-        return self if shrink == 1 else Ensemble(tuple(model.rescaled(shrink) for model in self.models), self.bests)
+    def doubting(self) -> Ensemble:
+        """With models that are less sure of what lies between the points."""
+        return Ensemble(tuple(model.doubted() for model in self.models), self.bests)
 
     @property
     def scales(self) -> np.ndarray:

@@ -30,12 +30,13 @@ if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which o
 
 Search = Callable[[int, np.ndarray], np.ndarray]
 ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy", "twoStep")
-# After a stagnation one of these is drawn for each proposal: length scales multiplied by the first, so that what lies between the
-# Trials is doubted, and an improvement asked for by the second, in standard deviations of the targets. None is not to doubt at all,
-# and to go where the surest model has its minimum.
-DOUBTS = (None, (1.0, 0.1), (1.0, 0.3), (0.5, 0.0))
+# For each proposal one of these is drawn: whether the models are doubted, and the improvement that is asked for, in standard
+# deviations of the targets.
+NO_DOUBT = (False, 0.0)
+DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))
+# And after a stagnation one of these. None is to go where the surest model has its minimum.
+DEEPER_DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))
 PATIENCE, PROGRESS = 10, 0.01  # results within which the best must improve by this share of its distance from the median
-NO_DOUBT = (1.0, 0.0)
 FINE = 12  # rounds of local search for the last digits: its last steps are a hundred-thousandth of a range
 INCUMBENTS = 10  # best Trials around which the search looks closer
 SECOND = 256  # configurations among which a second step of `twoStep` is chosen
@@ -56,9 +57,10 @@ class GaussianProcess:
        Trials that break an outcome constraint teach the models like others, and a fourth one where constraints are kept.
     3. The acquisition is the mean over the models; it is maximised over candidates all over the space and around the best
        Trials, then by local search.
-    4. When the last ten Trials have brought next to nothing, larger improvements are asked for, or the models believed less, in
-       three proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The fourth goes where
-       the model that knows the good Trials best has its minimum, for the last digits.
+    4. One proposal in three doubts the models: with shorter length scales more may lie between the Trials than is likeliest. When
+       the last ten Trials have brought next to nothing, larger improvements are asked for, or the models doubted, in three
+       proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The fourth goes where the
+       model that knows the good Trials best has its minimum, for the last digits.
     5. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
        a trust region.
 
@@ -102,15 +104,16 @@ class GaussianProcess:
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
         effort = Effort(**EFFORTS.get(self.acquisition, {})).shared(len(known))
-        doubt: tuple[float, float] | None = NO_DOUBT
-        if stagnating(surrogate.losses):
-            doubt = DOUBTS[int(rng.integers(len(DOUBTS)))]
+        doubts = DEEPER_DOUBTS if stagnating(surrogate.losses) else DOUBTS
+        doubt = doubts[int(rng.integers(len(doubts)))]
         if doubt is None and len(active):
             doubt = NO_DOUBT  # the expected improvement keeps away from what is under way; the minimum is where it is
         if doubt is None:
             value, effort = _lowest(ensemble.surest), replace(effort, rounds=FINE)
         else:
-            value = self._acquisition(ensemble.doubting(doubt[0]).demanding(doubt[1]), surrogate, rng)
+            doubted, improvement = doubt
+            ensemble = (ensemble.doubting() if doubted else ensemble).demanding(improvement)
+            value = self._acquisition(ensemble, surrogate, rng)
         if (feasibility := surrogate.feasibility()) is not None:
             value = _feasible(value, feasibility, surrogate.losses)
 

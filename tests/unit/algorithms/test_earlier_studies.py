@@ -149,7 +149,7 @@ def test_a_trend_goes_along_when_points_are_added_length_scales_doubted_and_poin
     trend = lambda G: 5 * G[:, 0]  # noqa: E731
     model = GP(F, 5 * F[:, 0], np.arange(2), np.array([0.0, 0.0, -2.0, -6.0]), trend)
     G = rng.random((20, 2))
-    for each in (model, model.rescaled(0.3), model.given(G[:2], 5 * G[:2, 0])):
+    for each in (model, model.doubted(), model.given(G[:2], 5 * G[:2, 0])):
         np.testing.assert_allclose(each.predict(G)[0], 5 * G[:, 0], atol=1e-6)
     np.testing.assert_allclose(model.left_out(), 5 * F[:, 0], atol=1e-6)
     assert np.corrcoef(model.sample(G, rng), G[:, 0])[0, 1] > 0.9

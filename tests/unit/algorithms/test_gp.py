@@ -261,8 +261,8 @@ def test_a_doubted_model_knows_less_of_what_lies_between_the_points_and_as_much_
     F = rng.random((20, 2))
     model = GP(F, np.sin(6 * F[:, 0]), np.arange(2), np.array([0.0, 0.5, 0.0, -9.0]))
     between = rng.random((50, 2))
-    assert (model.rescaled(0.5).predict(between)[1] > model.predict(between)[1]).all()
-    np.testing.assert_allclose(model.rescaled(0.5).predict(F)[0], model.y, atol=0.05)
+    assert (model.doubted().predict(between)[1] > model.predict(between)[1]).all()
+    np.testing.assert_allclose(model.doubted().predict(F)[0], model.y, atol=0.05)
 
 
 def test_the_surest_model_is_the_one_that_says_best_what_the_good_points_are():
