@@ -36,7 +36,7 @@ class Member:
 
 
 MEMBERS = (
-    Member(winsorised, Prior(scale=-1.0), 20),
+    Member(winsorised, Prior(scale=0.0), 20),
     Member(half_ranked, Prior(scale=math.sqrt(2)), 12),
     Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3)), 6),
 )

@@ -19,7 +19,7 @@ Trend = Callable[[np.ndarray], np.ndarray]
 SQRT5 = math.sqrt(5.0)
 FLOOR = math.log(1e-9)  # of the noise variance, relative to a unit variance of the targets
 JITTER = 1e-10
-SHORTER, LONGEST = 0.7, 0.4  # what doubt multiplies length scales by, and the longest it multiplies, in diagonals of the cube
+SHORTER = 0.5  # what doubt multiplies length scales by
 BLOCK = 12_000  # entries of a matrix that is worked on at once: more leave the cache, and cost several times the time
 
 
@@ -110,12 +110,9 @@ class GP:
         return np.asarray(self.variance * _matern(F * self._factors, _right(G * self._factors)) - left @ right.T)
 
     def doubted(self) -> GP:
-        """The same points with shorter length scales, so that what lies between them is less known than is likeliest.
-
-        No parameter is taken for one that does not matter, either: few Trials say so easily of one that has hardly been varied.
-        """
+        """The same points with shorter length scales, so that what lies between them is less known than is likeliest."""
         theta = self.theta.copy()
-        theta[:-2] = np.minimum(theta[:-2], math.log(LONGEST) + 0.5 * math.log(len(theta) - 2)) + math.log(SHORTER)
+        theta[:-2] += math.log(SHORTER)
         return GP(self.F, self.y, self._owner, theta, self.trend)
 
     def left_out(self) -> np.ndarray:

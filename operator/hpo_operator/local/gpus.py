@@ -46,7 +46,8 @@ def devices(asked: Sequence[str] | None, program: Program, parallelism: int) -> 
         raise InvalidStudy([Fault(place, wanted, rule, "Ask for fewer a Trial, or name more by --gpus 0,1,….")])
     notes = [] if asked is not None else [f"Trials get the GPUs {', '.join(found)}; --gpus names others."]
     if (at_once := len(found) // wanted) < parallelism:
-        notes.append(f"With {len(found)} GPUs and {wanted} a Trial, {at_once} of {parallelism} Trials run at once; others wait.")
+        here = "1 GPU" if len(found) == 1 else f"{len(found)} GPUs"
+        notes.append(f"With {here} and {wanted} a Trial, {at_once} of {parallelism} Trials run at once; others wait.")
     return Devices(tuple(found), tuple(notes))
 
 

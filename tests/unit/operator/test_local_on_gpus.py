@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from hpo_operator import conditions as c
+from hpo_operator import tune
 from hpo_operator.local.gpus import visible
 from hpo_operator.manifests import read_file, study_document
 
@@ -119,6 +120,22 @@ def test_a_trial_sees_one_gpu_which_no_other_has_meanwhile_and_the_seconds_that_
     assert laptop.hpo("run") == 0
     assert laptop.ended() == c.GPU_BUDGET_SPENT
     assert laptop.recorded().status.gpu_seconds == sum(trial.status.gpu_seconds for trial in laptop.trials()) > spent
+
+
+def test_a_function_trains_on_a_gpu_that_the_notebook_already_uses(tmp_path):
+    """CUDA that has begun in a process cannot begin again in a fork of it."""
+    import torch
+
+    kept = torch.arange(4.0, device="cuda")
+
+    def loss(x):
+        import torch
+
+        return (torch.tensor(x, device="cuda") - 0.5).square().item() + torch.cuda.device_count() - 1
+
+    result = tune(loss, {"x": {"float": {"min": 0, "max": 1}}}, trials=3, gpus=visible()[:1], results=tmp_path, progress=False)
+    assert [row["loss"] for row in result.table] == pytest.approx([(row["x"] - 0.5) ** 2 for row in result.table], abs=1e-6)
+    assert kept.sum().item() == 6
 
 
 def test_a_gpu_may_go_by_the_name_that_the_driver_has_for_it(laptop):
