@@ -31,12 +31,14 @@ if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which o
 Search = Callable[[int, np.ndarray], np.ndarray]
 ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy", "twoStep")
 # For each proposal one of these is drawn: whether the models are doubted, and the improvement that is asked for, in standard
-# deviations of the targets.
+# deviations of the targets. None is to go where the surest model has its minimum.
 NO_DOUBT = (False, 0.0)
-DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))
-# And after a stagnation one of these. None is to go where the surest model has its minimum.
-DEEPER_DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))
-PATIENCE, PROGRESS = 10, 0.01  # results within which the best must improve by this share of its distance from the median
+DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))  # where the models believe to know much
+DEEPER_DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))  # after a stagnation
+SURE = 0.65  # insight from which the models are doubted at all: those that know little doubt enough
+# Results, and as many as are active, within which the best must improve by this share of its distance from the median: the last
+# ones were proposed before those before them had ended.
+PATIENCE, PROGRESS = 10, 0.01
 FINE = 12  # rounds of local search for the last digits: its last steps are a hundred-thousandth of a range
 INCUMBENTS = 10  # best Trials around which the search looks closer
 SECOND = 256  # configurations among which a second step of `twoStep` is chosen
@@ -57,10 +59,10 @@ class GaussianProcess:
        Trials that break an outcome constraint teach the models like others, and a fourth one where constraints are kept.
     3. The acquisition is the mean over the models; it is maximised over candidates all over the space and around the best
        Trials, then by local search.
-    4. One proposal in three doubts the models: with shorter length scales more may lie between the Trials than is likeliest. When
-       the last ten Trials have brought next to nothing, larger improvements are asked for, or the models doubted, in three
-       proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The fourth goes where the
-       model that knows the good Trials best has its minimum, for the last digits.
+    4. Where the models believe to know much, one proposal in three doubts them: with shorter length scales more may lie between the
+       Trials than is likeliest. When the last ten Trials have brought next to nothing, larger improvements are asked for, or the
+       models doubted, in three proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The
+       fourth goes where the model that knows the good Trials best has its minimum, for the last digits.
     5. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
        a trust region.
 
@@ -104,7 +106,11 @@ class GaussianProcess:
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
         effort = Effort(**EFFORTS.get(self.acquisition, {})).shared(len(known))
-        doubts = DEEPER_DOUBTS if stagnating(surrogate.losses) else DOUBTS
+        doubts: Sequence[tuple[bool, float] | None] = (NO_DOUBT,)
+        if stagnating(surrogate.losses, PATIENCE + len(active)):
+            doubts = DEEPER_DOUBTS
+        elif surrogate.ensemble.insight >= SURE:
+            doubts = DOUBTS
         doubt = doubts[int(rng.integers(len(doubts)))]
         if doubt is None and len(active):
             doubt = NO_DOUBT  # the expected improvement keeps away from what is under way; the minimum is where it is
@@ -217,15 +223,15 @@ def _lowest(model: GP) -> Score:
     return lambda F: -model.predict(F)[0]
 
 
-def stagnating(losses: np.ndarray) -> bool:
+def stagnating(losses: np.ndarray, patience: int = PATIENCE) -> bool:
     """Whether the last results, in the order of their numbers, have brought next to nothing.
 
     The expected improvement goes on refining a place to the last digit, for a small gain that is sure beats a large one that is
     not. Asking for a larger one now and then is how the search leaves a local minimum.
     """
-    if len(losses) <= PATIENCE or not np.isfinite(losses[:-PATIENCE]).any():
+    if len(losses) <= patience or not np.isfinite(losses[:-patience]).any():
         return False
-    before, now = losses[:-PATIENCE].min(), losses.min()
+    before, now = losses[:-patience].min(), losses.min()
     median = np.median(losses[np.isfinite(losses)])
     return bool(before - now <= PROGRESS * (median - now))
 
