@@ -10,13 +10,14 @@ import numpy as np
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.samplers import budgets
-from hpo_algorithms.samplers.gp import GaussianProcess
+from hpo_algorithms.samplers.gp import SURE, GaussianProcess
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
-TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
-DOUBTED = 0.35  # insight below which half of the Trials are TPE's
+# Insight below which half of the Trials are TPE's. From SURE on the Gaussian processes alone decide; nearly all tasks reach that
+# after 20 Trials.
+DOUBTED = 0.35
 MANY = 1000  # results from which a coin chooses between the two, for the Gaussian processes look at some hundred of them
 
 
@@ -71,4 +72,4 @@ def tpe_share(problem: Problem, history: History) -> float:
     if problem.objectives > 1:
         return 0.0
     insight = Surrogate(problem.space, results, results.weighted(np.ones(1), broken=True)).ensemble.insight
-    return 0.5 * min(max((TRUSTED - insight) / (TRUSTED - DOUBTED), 0.0), 1.0)
+    return 0.5 * min(max((SURE - insight) / (SURE - DOUBTED), 0.0), 1.0)

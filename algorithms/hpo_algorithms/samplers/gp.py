@@ -33,9 +33,9 @@ ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy", "twoS
 # For each proposal one of these is drawn: whether the models are doubted, and the improvement that is asked for, in standard
 # deviations of the targets. None is to go where the surest model has its minimum.
 NO_DOUBT = (False, 0.0)
-DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))  # where the models believe to know much
+DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))  # where the models are sure
 DEEPER_DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))  # after a stagnation
-SURE = 0.65  # insight from which the models are doubted at all: those that know little doubt enough
+SURE = 0.65  # insight from which the models know much; those that know little doubt enough
 # Results, and as many as are active, within which the best must improve by this share of its distance from the median: the last
 # ones were proposed before those before them had ended.
 PATIENCE, PROGRESS = 10, 0.01

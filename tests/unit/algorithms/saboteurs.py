@@ -156,7 +156,7 @@ class Dormant(Honest):
 def late(saboteur: type) -> type:
     """The same, but honest until there are results enough for any model: what breaks the promise is the model."""
 
-    class Late(saboteur):  # type: ignore[misc, valid-type]
+    class Late(saboteur):  # type: ignore[misc, valid-type]  # the base is an argument
         def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
             told = sum(bool(trial.losses) and math.isfinite(trial.losses[0]) for trial in history)
             return super().draw(problem, history, numbers) if told >= ENOUGH else Random().draw(problem, history, numbers)
