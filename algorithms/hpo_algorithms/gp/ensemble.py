@@ -1,8 +1,9 @@
 """Three unlike Gaussian processes on the same Trials, and their opinion taken together.
 
-The first looks at winsorised losses and expects short length scales, the second at half-ranked ones and expects long ones. Where
-one is misled, by an outlier or by a function rougher than it expects, the other mostly is not. The third takes the losses as they
-are and expects next to nothing: where a function is smooth, the others bend what they see, and it finds the last digits.
+The first looks at winsorised losses and expects short length scales, all of them shorter where some are. The second looks at
+half-ranked losses and expects long ones. Where one is misled, by an outlier or by a function rougher than it expects, the other
+mostly is not. The third takes the losses as they are and expects next to nothing: where a function is smooth, the others bend what
+they see, and it finds the last digits.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Member:
 
 
 MEMBERS = (
-    Member(winsorised, Prior(scale=0.0), 20),
+    Member(winsorised, Prior(scale=0.0, common_sd=1.0), 20),
     Member(half_ranked, Prior(scale=math.sqrt(2)), 12),
     Member(standardised, Prior(scale=math.sqrt(2), scale_sd=math.sqrt(3)), 6),
 )

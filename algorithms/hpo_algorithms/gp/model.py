@@ -25,16 +25,20 @@ BLOCK = 12_000  # entries of a matrix that is worked on at once: more leave the 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """Independent priors of the logarithms: means and deviations, normal but for the noise.
+    """Priors of the logarithms: means and deviations, normal but for the noise, independent but for what length scales share.
 
-    `scale` is that of a length scale in one dimension; it grows with sqrt(d) [Hvarfner2024], as distances in a cube do. The noise
-    is next to nothing, or else anything: a Student distribution with few degrees of freedom holds a low value while there are few
-    points, and gives way to what a hundred noisy ones say. With a normal prior as wide as that, what varies in few places is
-    soon taken for noise, and the search goes to the corners.
+    `scale` is that of a length scale in one dimension; it grows with sqrt(d) [Hvarfner2024], as distances in a cube do. Each length
+    scale deviates by `scale_sd` on its own and by `common_sd` together with the others: what is rough in one parameter mostly is in
+    others, too, so that short scales in all of them must not count as one surprise each.
+
+    The noise is next to nothing, or else anything: a Student distribution with few degrees of freedom holds a low value while there
+    are few points, and gives way to what a hundred noisy ones say. With a normal prior as wide as that, what varies in few places
+    is soon taken for noise, and the search goes to the corners.
     """
 
     scale: float
     scale_sd: float = 0.8
+    common_sd: float = 0.0
     noise: float = math.log(1e-4)
     noise_sd: float = 1.0
     freedom: float = 3.0  # degrees of freedom of the noise's prior
@@ -45,6 +49,7 @@ class Prior:
         return np.append(np.full(d, self.scale + 0.5 * math.log(d)), [0.0, self.noise])
 
     def deviations(self, d: int) -> np.ndarray:
+        """Of the same, each on its own."""
         return np.append(np.full(d, self.scale_sd), [self.variance_sd, self.noise_sd])
 
 
@@ -165,6 +170,7 @@ class _Posterior:
         n, d = len(y), int(owner.max()) + 1
         self._n, self._freedom = n, prior.freedom
         self._mean, self._deviation = prior.means(d), prior.deviations(d)
+        self._common = prior.common_sd**2 / (prior.scale_sd**2 + d * prior.common_sd**2)
         self._right = np.asfortranarray(np.column_stack([y, np.ones(n)]))
         self._i, self._j = np.tril_indices(n, -1)
         self._places = self._i * n + self._j  # of the pairs in a flattened matrix
@@ -187,13 +193,15 @@ class _Posterior:
         solved = lapack.dpotrs(L, self._right)[0]
         alpha = solved[:, 0] - (solved[:, 1] @ y) / solved[:, 1].sum() * solved[:, 1]
         z = (theta - self._mean) / self._deviation
+        shared = self._common * z[:-2].sum()  # the inverse of s^2 I + t^2 11^T is (I - 11^T t^2 / (s^2 + d t^2)) / s^2
         tail = math.log1p(z[-1] ** 2 / self._freedom) * (self._freedom + 1)
-        value = 0.5 * (y @ alpha + z[:-1] @ z[:-1] + tail) + np.log(L.diagonal()).sum()
+        value = 0.5 * (y @ alpha + z[:-1] @ z[:-1] - shared * z[:-2].sum() + tail) + np.log(L.diagonal()).sum()
         # dL/dK = G / 2 with G = K^-1 - alpha alpha^T; each pair stands twice in K.
         inverse = lapack.dpotri(L, overwrite_c=1)[0].T.ravel()
         pairs = inverse[self._places] - alpha[self._i] * alpha[self._j]
         trace = float(inverse[:: n + 1].sum() - alpha @ alpha)
         z[-1] *= (self._freedom + 1) / (self._freedom + z[-1] ** 2)
+        z[:-2] -= shared
         gradient = z / self._deviation
         gradient[:-2] += w * (self._D @ (pairs * slope)) * (5 / 3)
         gradient[-2] += pairs @ k + 0.5 * trace * v

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtri
 
-from hpo_algorithms.gp.ensemble import MEMBERS, Ensemble, thinned
+from hpo_algorithms.gp.ensemble import Ensemble, thinned
 from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP, Prior, fit
@@ -23,6 +23,7 @@ from hpo_algorithms.space import Space
 # Short trainings come by the hundred, so that a proposal must not cost more than it does on full ones.
 FITTED = 80  # results that hyperparameters are fitted on
 CONDITIONED = 128  # results that the posterior is conditioned on
+PRIORS = (Prior(scale=math.sqrt(2)), Prior(scale=0.0))  # of the two models
 STEPS = 15  # of a fit
 GROWTH = 10  # hyperparameters are fitted anew when there are a tenth more results
 
@@ -54,7 +55,7 @@ class RungSurrogate:
         F = np.column_stack([features(results.X), results.reach])
         A = np.ascontiguousarray(F[few])
         models = []
-        for y, y_first, prior in zip(targets, early, (MEMBERS[1].prior, MEMBERS[0].prior), strict=True):
+        for y, y_first, prior in zip(targets, early, PRIORS, strict=True):
             target = np.ascontiguousarray(winsorised(y_first[few]))
             theta = _fitted(A.shape, A.tobytes(), target.tobytes(), tuple(owner.tolist()), prior)
             models.append(GP(F[many], winsorised(y[many]), owner, theta))

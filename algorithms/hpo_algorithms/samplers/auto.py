@@ -10,14 +10,14 @@ import numpy as np
 
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.samplers import budgets
-from hpo_algorithms.samplers.gp import SURE, GaussianProcess
+from hpo_algorithms.samplers.gp import GaussianProcess
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
-# Insight below which half of the Trials are TPE's. From SURE on the Gaussian processes alone decide; nearly all tasks reach that
-# after 20 Trials.
-DOUBTED = 0.35
+# Insight from which the Gaussian processes alone decide, and below which half of the Trials are TPE's. Nearly all tasks reach the
+# first after 20 Trials.
+SURE, DOUBTED = 0.65, 0.35
 MANY = 1000  # results from which a coin chooses between the two, for the Gaussian processes look at some hundred of them
 
 

@@ -30,12 +30,10 @@ if TYPE_CHECKING:  # scipy.optimize takes a fifth of a second to import, which o
 
 Search = Callable[[int, np.ndarray], np.ndarray]
 ACQUISITIONS = ("logEI", "EI", "PI", "UCB", "thompson", "maxValueEntropy", "twoStep")
-# For each proposal one of these is drawn: whether the models are doubted, and the improvement that is asked for, in standard
-# deviations of the targets. None is to go where the surest model has its minimum.
+# After a stagnation one of these is drawn for each proposal: whether the models are doubted, and the improvement that is asked for,
+# in standard deviations of the targets. None is to go where the surest model has its minimum.
 NO_DOUBT = (False, 0.0)
-DOUBTS = (NO_DOUBT, NO_DOUBT, (True, 0.0))  # where the models are sure
-DEEPER_DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))  # after a stagnation
-SURE = 0.65  # insight from which the models know much; those that know little doubt enough
+DOUBTS = (None, (False, 0.1), (False, 0.3), (True, 0.0))
 # Results, and as many as are active, within which the best must improve by this share of its distance from the median: the last
 # ones were proposed before those before them had ended.
 PATIENCE, PROGRESS = 10, 0.01
@@ -59,10 +57,9 @@ class GaussianProcess:
        Trials that break an outcome constraint teach the models like others, and a fourth one where constraints are kept.
     3. The acquisition is the mean over the models; it is maximised over candidates all over the space and around the best
        Trials, then by local search.
-    4. Where the models believe to know much, one proposal in three doubts them: with shorter length scales more may lie between the
-       Trials than is likeliest. When the last ten Trials have brought next to nothing, larger improvements are asked for, or the
-       models doubted, in three proposals of four: a small gain that is sure must not outbid a large one that is not for ever. The
-       fourth goes where the model that knows the good Trials best has its minimum, for the last digits.
+    4. When the last ten Trials have brought next to nothing, three proposals of four ask for a larger improvement or doubt the
+       models, with shorter length scales: a small gain that is sure must not outbid a large one that is not for ever. The fourth
+       goes where the model that knows the good Trials best has its minimum, for the last digits.
     5. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
        a trust region.
 
@@ -106,12 +103,9 @@ class GaussianProcess:
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
         effort = Effort(**EFFORTS.get(self.acquisition, {})).shared(len(known))
-        doubts: Sequence[tuple[bool, float] | None] = (NO_DOUBT,)
+        doubt: tuple[bool, float] | None = NO_DOUBT
         if stagnating(surrogate.losses, PATIENCE + len(active)):
-            doubts = DEEPER_DOUBTS
-        elif surrogate.ensemble.insight >= SURE:
-            doubts = DOUBTS
-        doubt = doubts[int(rng.integers(len(doubts)))]
+            doubt = DOUBTS[int(rng.integers(len(DOUBTS)))]
         if doubt is None and len(active):
             doubt = NO_DOUBT  # the expected improvement keeps away from what is under way; the minimum is where it is
         if doubt is None:

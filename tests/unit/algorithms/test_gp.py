@@ -44,14 +44,26 @@ def bowl(p):
     return (p["x"] - 0.3) ** 2 + (p["y"] - 0.7) ** 2
 
 
-def test_the_gradient_of_the_posterior_density_is_that_of_finite_differences():
+@pytest.mark.parametrize("common_sd", [0.0, 1.0])
+def test_the_gradient_of_the_posterior_density_is_that_of_finite_differences(common_sd):
     rng = np.random.default_rng(0)
-    F, prior = rng.random((30, 4)), Prior(0.7)
+    F, prior = rng.random((30, 4)), Prior(0.7, common_sd=common_sd)
     owner = np.array([0, 1, 1, 2])
     density = _Posterior(F, np.sin(5 * F[:, 0]) + F[:, 1], owner, prior)
     theta = prior.means(3) + 0.3 * rng.normal(size=5)
     slopes = [(density(theta + 1e-5 * e)[0] - density(theta - 1e-5 * e)[0]) / 2e-5 for e in np.eye(5)]
     np.testing.assert_allclose(density(theta)[1], slopes, rtol=1e-4, atol=1e-4)
+
+
+def test_length_scales_that_are_all_short_are_as_likely_as_their_joint_normal_prior_says():
+    F, y, owner = np.zeros((1, 3)), np.zeros(1), np.arange(3)
+    prior = Prior(0.7, scale_sd=0.8, common_sd=1.0)
+    density, mean = _Posterior(F, y, owner, prior), prior.means(3)
+    covariance = 0.8**2 * np.eye(3) + 1.0**2
+    for shift in ([-1.0, -1.0, -1.0], [-1.0, 0.0, 0.0], [-1.0, 1.0, 0.0]):
+        deviation = np.array(shift)
+        expected = 0.5 * deviation @ np.linalg.solve(covariance, deviation)
+        assert density(mean + np.append(deviation, [0.0, 0.0]))[0] - density(mean)[0] == pytest.approx(expected)
 
 
 def test_the_posterior_is_that_of_the_textbook():
