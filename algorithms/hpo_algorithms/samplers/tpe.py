@@ -36,11 +36,11 @@ class TPE:
     2. The best share of the results is called good, all others bad: also what failed, and what is still running, so that Trials
        at the same time go to different places.
     3. Each set becomes a density: a mixture of one product kernel a Trial and of the uniform one. Kernels span all parameters,
-       so what depends on each other is kept together; a parameter that a Trial does not have is uniform in its kernel, which is how
-       conditional spaces need no groups.
+       so what depends on each other is kept together; a parameter that a Trial does not have is uniform in its kernel.
     4. A few dozen Trials are too few for a density of many parameters together, but enough for each one alone: l(x) / g(x) is
        multiplied by the product over parameters of the same ratio, in which a third of the results is good. The more are good, the
-       less this counts: what depends on each other, as a kernel and its width, must not be decided one by one for ever.
+       less this counts: what depends on each other, as a kernel and its width, must not be decided one by one for ever. Parameters
+       on which others are conditional are left out: how good a kernel is shows only once its own parameters are right.
     5. Of `candidates` drawn from the density l of the good, the one with the largest product is proposed.
 
     A proposal takes about a millisecond. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
@@ -76,12 +76,14 @@ class TPE:
         seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]
         X = encoded(space, [trial.params for trial in seen])
         good, allowed = Parzen(space, X[:n_good], self.bandwidth), Allowed(space)
+        parents = {condition.parameter for each in space.parameters for condition in each.when}
+        alone = [j for j, name in enumerate(space.names) if name not in parents]
 
         def one(number: int, attempt: int) -> Draw:
             nonlocal X
             C = good.sample(stream(problem.seed, number, f"tpe/{attempt}"), self.candidates)
             near, far = good.kernels(C), Parzen(space, X[n_good:], self.bandwidth).kernels(C)
-            both = np.concatenate([near, far], axis=2)
+            both = np.concatenate([near[alone], far[alone]], axis=2)
             scores = together(near) - together(far)
             scores += (apart(both[..., :n_fair]) - apart(both[..., n_fair:])) / math.sqrt(n_good)
             if space.size is not None:

@@ -76,6 +76,17 @@ def test_one_lucky_trial_does_not_outweigh_what_the_third_best_and_the_worst_say
     assert statistics.median(p["x"] for p in proposals(space, history)) < 0.5
 
 
+def test_the_best_trial_speaks_for_its_kernel_however_bad_others_are_that_have_it():
+    """What they lack may be the right gamma."""
+    gamma = {"name": "gamma", "float": {"min": 0.0, "max": 1.0}, "when": [{"parameter": "kernel", "in": ["radial"]}]}
+    space = Space.from_spec([{"name": "kernel", "categorical": {"choices": ["linear", "radial"]}}, gamma])
+    rng = np.random.default_rng(0)
+    radial = [{"kernel": "radial", "gamma": float(rng.random())} for _ in range(14)]
+    drawn = [radial[0], *[{"kernel": "linear"}] * 6, *radial[1:]]  # best first: the third that is good has one radial of seven
+    history = [Trial(i, p, state=State.DONE, losses=(float(i),)) for i, p in enumerate(drawn)]
+    assert sum(p["kernel"] == "radial" for p in proposals(space, history)) > 50
+
+
 def test_where_all_break_a_constraint_proposals_gather_where_they_break_it_least():
     history = [dataclasses.replace(t, violation=1 + abs(t.params["x"] - 0.8)) for t in trials(LINE, 40, lambda p: p["x"])]
     assert statistics.median(abs(p["x"] - 0.8) for p in proposals(LINE, history)) < 0.1
