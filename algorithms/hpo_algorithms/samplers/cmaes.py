@@ -86,12 +86,14 @@ class CMAES:
         d = len(problem.space)
         index = max((_index(trial) for trial in drawn), default=0)
         mine = {trial.number: _start(trial) for trial in drawn if _index(trial) == index}
-        if not mine:
-            ordered, usable = best_first(problem, ended)
-            start = problem.space.encode(ordered[0].params) if usable else np.full(d, 0.5)
-            return self._begun(problem.space, 0, np.where(np.isnan(start), 0.5, start))
-        search = self._begun(problem.space, index, next((start for start in mine.values() if start is not None), np.full(d, 0.5)))
         told = sorted((trial for trial in ended if trial.number in mine), key=lambda trial: trial.number)
+        starts = [start for start in mine.values() if start is not None]
+        search = self._begun(problem.space, index, starts[-1] if starts else np.full(d, 0.5))
+        if index == 0 and len(told) < search.population:  # those that look for a place to start from may not all have ended yet
+            ordered, usable = best_first(problem, [trial for trial in ended if trial.number not in mine])
+            if usable:
+                start = problem.space.encode(ordered[0].params)
+                search = self._begun(problem.space, 0, np.where(np.isnan(start), 0.5, start))
         search = _replayed(search, f"{self!r} {problem.space!r}", _generations(problem, told, search.population))
         if search.over and self.restarts:
             return self._begun(problem.space, index + 1, stream(problem.seed, index + 1, "cmaes/restart").random(d))

@@ -75,6 +75,16 @@ def test_the_first_trials_look_for_a_place_to_start_from() -> None:
     np.testing.assert_allclose(start, PLANE.encode(best.params), atol=1e-6)
 
 
+def test_a_first_trial_that_ends_late_can_still_become_the_place_to_start_from() -> None:
+    optimizer = Optimizer(PLANE, {"cmaes": {"startupTrials": 4, "population": 5}})
+    *first, early = optimizer.ask(5)
+    assert label(early) == (0, 0)
+    for trial in first:
+        optimizer.tell(trial.number, bent(trial.params))
+    start = unpacked(optimizer.ask(1)[0].memo.split(" ")[4])
+    np.testing.assert_allclose(start, PLANE.encode(min(first, key=lambda trial: bent(trial.params)).params), atol=1e-6)
+
+
 def test_a_generation_is_complete_with_so_many_results_and_no_place_stays_empty_until_then() -> None:
     optimizer = Optimizer(PLANE, {"cmaes": {"startupTrials": 0, "population": 5}})
     asked = optimizer.ask(8)
