@@ -21,22 +21,28 @@ from benchmarks.optimisers import PEERS, Conversation, optimiser, version_of
 from benchmarks.tasks import DATA, Task, load_tasks
 
 
-def run(conversation: Conversation, task: Task, evaluations: int) -> dict[str, list[float]]:
-    """One Study: the best loss so far after each evaluation, and the CPU seconds of each proposal."""
-    best, seconds, lowest = [], [], np.inf
+def run(conversation: Conversation, task: Task, evaluations: int, noise: float = 0.0, seed: int = 0) -> dict[str, list[float]]:
+    """One Study: the loss of what has looked best so far after each evaluation, and the CPU seconds of each proposal.
+
+    Losses are told with a normal error, whose deviation is `noise` times the distance of the median from the best.
+    """
+    best, seconds, lowest, shown = [], [], np.inf, np.inf
+    error, rng = noise * (task.median - task.best), np.random.default_rng(seed)
     start = time.process_time()
     try:
         params = next(conversation)
         for i in range(evaluations):
             seconds.append(time.process_time() - start)
             loss = task.loss(params)
-            lowest = min(lowest, loss)
-            best.append(float(lowest))
+            told = loss + error * rng.standard_normal()
+            if told < lowest:
+                lowest, shown = told, loss
+            best.append(float(shown))
             if i + 1 < evaluations:
                 start = time.process_time()
-                params = conversation.send(loss)
+                params = conversation.send(told)
     except StopIteration:  # a finite space has been exhausted
-        best += [float(lowest)] * (evaluations - len(best))
+        best += [float(shown)] * (evaluations - len(best))
     return {"best": best, "seconds": seconds}
 
 
@@ -46,14 +52,14 @@ class Results:
     def __init__(self) -> None:
         self._runs = Runs("blackbox")
 
-    def get(self, name: str, task: Task, seed: int, evaluations: int, parallel: int) -> dict[str, list[float]]:
-        stamp = version_of(name) + (f"*{parallel}" if parallel > 1 else "")
+    def get(self, name: str, task: Task, seed: int, evaluations: int, parallel: int, noise: float) -> dict[str, list[float]]:
+        stamp = version_of(name) + (f"*{parallel}" if parallel > 1 else "") + (f"~{noise}" if noise else "")
         plans = name in PEERS and PEERS[name].plans
         for stored in {evaluations} if plans else sorted({evaluations, 100, 50, 25}):  # a longer run begins as the shorter one does
             row = self._runs.get(f"{name}/{stamp}/{task.name}/{seed}/{stored}")
             if row and stored >= evaluations:
                 return row
-        made = run(optimiser(name, seed, task.spec, evaluations, parallel), task, evaluations)
+        made = run(optimiser(name, seed, task.spec, evaluations, parallel), task, evaluations, noise, seed)
         return self._runs.put(f"{name}/{stamp}/{task.name}/{seed}/{evaluations}", made)
 
 
@@ -71,7 +77,9 @@ def standard_errors(regrets: np.ndarray) -> np.ndarray:
     return found
 
 
-def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int], parallel: int = 1) -> None:
+def table(
+    names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at: Sequence[int], parallel: int = 1, noise: float = 0.0
+) -> None:
     """Run what is missing, and print one line a task and one of means for each optimiser."""
     results = Results()
     regrets = np.empty((len(names), len(tasks), len(seeds), len(at)))
@@ -79,7 +87,7 @@ def table(names: Sequence[str], tasks: Sequence[Task], seeds: Sequence[int], at:
     for t, task in enumerate(tasks):
         for n, name in enumerate(names):
             for s, seed in enumerate(seeds):
-                row = results.get(name, task, seed, max(at), parallel)
+                row = results.get(name, task, seed, max(at), parallel, noise)
                 regrets[n, t, s] = [task.regret(row["best"][count - 1]) for count in at]
                 seconds[name] += row["seconds"][: max(at)]
             shown = "  ".join(f"{value:7.4f}" for value in regrets[n, t].mean(axis=0))
@@ -103,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="1,3,5", help="comma-separated")
     parser.add_argument("--at", default="25,50,100", help="after how many evaluations to look")
     parser.add_argument("--parallel", type=int, default=1, help="Trials at a time, results out of order; ours alone")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="deviation of what is told, in units of regret; counted is the loss without it"
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="folder of benchmark data (or HPO_BENCH_DATA)")
     given = parser.parse_args(argv)
     names = [name for name in [*given.ours.split(","), *given.peers.split(",")] if name]
@@ -110,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     numbers = [int(seed) for seed in given.seeds.split(",")]
     if given.parallel > 1 and given.peers:
         raise SystemExit("--parallel: peers are run one Trial at a time only. Leave out --peers.")
-    table(names, tasks, numbers, sorted(int(count) for count in given.at.split(",")), given.parallel)
+    table(names, tasks, numbers, sorted(int(count) for count in given.at.split(",")), given.parallel, given.noise)
     return 0
 
 

@@ -38,6 +38,20 @@ def test_what_counts_is_the_best_so_far_and_an_exhausted_space_keeps_it() -> Non
     assert len(made["seconds"]) == 3
 
 
+def test_under_noise_what_counts_is_what_the_lowest_told_is_without_it() -> None:
+    told: list[float] = []
+
+    def asked() -> Conversation:
+        for i in range(50):
+            told.append((yield {"x": i / 50}))
+
+    made = run(asked(), TASK, 51, noise=3.0, seed=1)
+    errors = np.array(told) - np.arange(50) / 50
+    assert 2 < errors.std() < 4
+    assert made["best"][-1] == np.argmin(told) / 50 > 0
+    assert made["best"] != run(scripted(*np.arange(50) / 50), TASK, 51, noise=3.0, seed=2)["best"]
+
+
 def test_every_peer_is_of_a_package_whose_version_is_pinned() -> None:
     packages = {peer.package for peer in optimisers.PEERS.values()} | {package for package, _ in searchers.PEERS.values()}
     assert packages == {"optuna", "smac", "pymoo", "hpbandster"}
