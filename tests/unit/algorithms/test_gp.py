@@ -285,11 +285,15 @@ def test_the_surest_model_is_the_one_that_says_best_what_the_good_points_are():
 
 
 def test_a_search_that_stands_still_finds_the_last_digits_of_a_smooth_minimum():
-    optimizer = Optimizer(PLANE, algorithm={"gp": {}}, seed=1)
-    for _ in range(40):
-        trial = optimizer.ask()
-        optimizer.tell(trial.number, math.expm1(6 * bowl(trial.params)))
-    assert optimizer.best.losses[0] < 1e-6
+    """Without proposals at the minimum of the surest model these runs end at 1e-3 to 5e-5."""
+    lowest = []
+    for seed in range(1, 6):
+        optimizer = Optimizer(PLANE, algorithm={"gp": {}}, seed=seed)
+        for _ in range(40):
+            trial = optimizer.ask()
+            optimizer.tell(trial.number, math.expm1(6 * bowl(trial.params)))
+        lowest.append(optimizer.best.losses[0])
+    assert statistics.median(lowest) < 1e-5
 
 
 def test_leaving_out_is_what_a_model_without_the_point_says():
