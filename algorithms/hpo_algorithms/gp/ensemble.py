@@ -20,6 +20,7 @@ from hpo_algorithms.gp.outputs import half_ranked, standardised, winsorised
 
 FITTED = 64  # points that hyperparameters are fitted on: a fit costs their cube, and a dozen hyperparameters need no more
 AGREED = 0.5  # deviation of the logarithm of the noise from what the first model found
+NOISY = 0.1  # noise variance, relative to that of the targets, without which what cannot be foreseen is rough
 NORMAL = 1e6  # degrees of freedom from which a Student distribution is a normal one
 CONDITIONED = 300  # points that the posterior is conditioned on
 
@@ -132,6 +133,11 @@ class Ensemble:
     def insight(self) -> float:
         """Rank correlation between each target and what the other points say of it, mean over models: 1 knows all, 0 nothing."""
         return float(np.mean([_rank_correlation(model.y, model.left_out()) for model in self.models]))
+
+    @property
+    def blind(self) -> bool:
+        """Whether losses are noise to the models, of which they foresee nothing."""
+        return self.models[0].noise > NOISY and self.insight <= 0
 
     def score(self, F: np.ndarray, acquisition: Callable[[int, np.ndarray, np.ndarray, float], np.ndarray]) -> np.ndarray:
         """The logarithm of the mean over models of what `acquisition` gives the logarithm of."""

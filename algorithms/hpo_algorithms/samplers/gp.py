@@ -60,7 +60,9 @@ class GaussianProcess:
     4. When the last ten Trials have brought next to nothing, three proposals of four ask for a larger improvement or doubt the
        models, with shorter length scales: a small gain that is sure must not outbid a large one that is not for ever. The fourth
        goes where the model that knows the good Trials best has its minimum, for the last digits.
-    5. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
+    5. Where the models call the losses noise, and what they foresee of each Trial from the others is in no better order than chance
+       would have it, the proposal is a uniform draw: they know least of the corners, and would stay there.
+    6. With several objectives each proposal weighs them at random [Knowles2006]. With more than 20 parameters the search keeps to
        a trust region.
 
     A proposal takes about 30 ms at 100 Trials. Use `tpe` for thousands of cheap Trials.
@@ -99,6 +101,9 @@ class GaussianProcess:
         from hpo_algorithms.gp.search import Effort, maximum
 
         rng = stream(problem.seed, number, "gp/search")
+        feasibility = surrogate.feasibility()
+        if feasibility is None and surrogate.ensemble.blind:
+            return problem.space.encode_all([problem.space.sample(rng)])
         ensemble = surrogate.ensemble.pending(surrogate.features(active))
         best = surrogate.best(INCUMBENTS)
         known = np.vstack([surrogate.results.X, active])
@@ -114,7 +119,7 @@ class GaussianProcess:
             doubted, improvement = doubt
             ensemble = (ensemble.doubting() if doubted else ensemble).demanding(improvement)
             value = self._acquisition(ensemble, surrogate, rng)
-        if (feasibility := surrogate.feasibility()) is not None:
+        if feasibility is not None:
             value = _feasible(value, feasibility, surrogate.losses)
 
         def score(C: np.ndarray) -> np.ndarray:

@@ -258,6 +258,16 @@ def test_a_constraint_that_few_configurations_keep_is_met():
     assert all(any(trial.violation <= 0 for trial in optimizer.history) for optimizer in runs)
 
 
+def test_a_search_that_sees_nothing_but_noise_does_not_stay_in_the_corners():
+    space = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(4)])
+    optimizer, noise = Optimizer(space, algorithm={"gp": {}}, seed=1), np.random.default_rng(0)
+    for _ in range(60):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, noise.standard_normal())
+    late = np.array([list(trial.params.values()) for trial in optimizer.history[30:]])
+    assert (np.abs(late - 0.5) > 0.49).mean() < 0.2  # of the coordinates; 0.02 of uniform draws
+
+
 def test_ten_results_without_progress_are_a_stagnation():
     falling = np.linspace(9.0, 1.0, 20)
     assert not stagnating(falling)

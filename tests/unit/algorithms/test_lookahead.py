@@ -98,11 +98,11 @@ def test_it_is_what_botorch_gets_by_sampling() -> None:
 def test_a_search_that_looks_two_steps_ahead_mostly_finds_the_deepest_of_many_valleys() -> None:
     space = Space.from_spec([{"name": "x", "float": {"min": 0, "max": 1}}, {"name": "k", "categorical": {"choices": ["a", "b"]}}])
     best = []
-    for seed in (1, 2, 6):
+    for seed in range(1, 6):
         optimizer = Optimizer(space, {"gp": {"acquisition": "twoStep"}}, seed=seed)
         for _ in range(22):
             trial = optimizer.ask()
             x = trial.params["x"]
             optimizer.tell(trial.number, np.sin(13 * x) * np.sin(27 * x) + (0.3 if trial.params["k"] == "a" else 0))
         best.append(optimizer.best.loss)
-    assert sorted(best)[1] < -0.9
+    assert sorted(best)[2] < -0.9
