@@ -83,9 +83,10 @@ class TPE:
             nonlocal X
             C = good.sample(stream(problem.seed, number, f"tpe/{attempt}"), self.candidates)
             near, far = good.kernels(C), Parzen(space, X[n_good:], self.bandwidth).kernels(C)
-            both = np.concatenate([near[alone], far[alone]], axis=2)
             scores = together(near) - together(far)
-            scores += (apart(both[..., :n_fair]) - apart(both[..., n_fair:])) / math.sqrt(n_good)
+            near, far = near[alone], far[alone]
+            fair = n_fair - n_good
+            scores += (apart(near, far[..., :fair]) - apart(far[..., fair:])) / math.sqrt(n_good)
             if space.size is not None:
                 scores[among(C, X)] = -np.inf
             if space.constraints:
