@@ -15,9 +15,8 @@ from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
-# Insight from which the Gaussian processes alone decide, and below which half of the Trials are TPE's. Nearly all tasks reach the
-# first after 20 Trials.
-SURE, DOUBTED = 0.65, 0.35
+TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
+DOUBTED = 0.35  # insight below which half of the Trials are TPE's
 MANY = 1000  # results from which a coin chooses between the two, for the Gaussian processes look at some hundred of them
 
 
@@ -72,4 +71,4 @@ def tpe_share(problem: Problem, history: History) -> float:
     if problem.objectives > 1:
         return 0.0
     insight = Surrogate(problem.space, results, results.weighted(np.ones(1), broken=True)).ensemble.insight
-    return 0.5 * min(max((SURE - insight) / (SURE - DOUBTED), 0.0), 1.0)
+    return 0.5 * min(max((TRUSTED - insight) / (TRUSTED - DOUBTED), 0.0), 1.0)
