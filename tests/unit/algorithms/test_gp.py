@@ -1,5 +1,6 @@
 """The Gaussian process sampler, and each mathematical part beneath it."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -14,8 +15,9 @@ from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP, Prior, _Posterior, fit
 from hpo_algorithms.gp.outputs import half_ranked, winsorised
-from hpo_algorithms.gp.region import LENGTH, side
-from hpo_algorithms.gp.surrogate import Results
+from hpo_algorithms.gp.region import LENGTH, region, side
+from hpo_algorithms.gp.rungs import RungSurrogate
+from hpo_algorithms.gp.surrogate import Results, Surrogate
 from hpo_algorithms.samplers.gp import ACQUISITIONS, GaussianProcess, stagnating
 from scipy.stats import norm, truncnorm
 
@@ -211,6 +213,16 @@ def test_results_tell_the_worst_of_what_gave_none():
     assert (found.usable, len(found.active)) == (2, 1)
 
 
+def test_what_failed_or_is_infeasible_is_to_all_models_as_bad_as_the_worst():
+    history = [dataclasses.replace(trial, budget=(1, 9)[trial.number % 2]) for trial in trials(PLANE, 20, bowl)]
+    history[6] = Trial(6, history[6].params, 1, state=State.FAILED)
+    history[7] = Trial(7, history[7].params, 9, state=State.INFEASIBLE, losses=(-1.0,))
+    results = Results.of(Problem(PLANE, min_budget=1, max_budget=9), history)
+    for surrogate in (Surrogate(PLANE, results, results.weighted(np.ones(1))), RungSurrogate.of(PLANE, results)):
+        for model in surrogate.ensemble.models:
+            assert model.y[[6, 7]].tolist() == [model.y.max()] * 2
+
+
 def test_the_probability_of_keeping_a_constraint_falls_where_trials_have_broken_it():
     x = np.linspace(0, 1, 21)[:, None]
     log_probability = Feasibility.of(x, np.maximum(x[:, 0] - 0.62, 0.0), np.array([0])).log_probability
@@ -324,6 +336,45 @@ def test_every_acquisition_finds_the_minimum_of_a_bowl(acquisition):
         trial = optimizer.ask()
         optimizer.tell(trial.number, bowl(trial.params))
     assert optimizer.best.losses[0] < 2e-3
+
+
+def believed(space, history):
+    results = Results.of(Problem(space), history)
+    return Surrogate(space, results, results.weighted(np.ones(1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logEI", acquisition.log_ei),
+        ("EI", acquisition.log_ei),
+        ("PI", acquisition.log_pi),
+        ("UCB", lambda mean, deviation, best: 3 * deviation - mean),
+    ],
+)
+def test_an_acquisition_is_the_one_that_is_named(name, value):
+    surrogate = believed(PLANE, trials(PLANE, 10, bowl))
+    (model, *_), (best, *_), F = surrogate.ensemble.models, surrogate.ensemble.bests, np.random.default_rng(0).random((5, 2))
+    found = GaussianProcess(acquisition=name, beta=3.0)._acquisition(Ensemble((model,), (best,)), surrogate, None)
+    np.testing.assert_allclose(found(F), value(*model.predict(F), best))
+
+
+def test_a_thompson_proposal_is_the_best_of_a_draw_of_the_posterior():
+    surrogate, F = believed(PLANE, trials(PLANE, 10, bowl)), np.random.default_rng(0).random((4, 2))
+    rng, sampler = np.random.default_rng(1), GaussianProcess(acquisition="thompson")
+    drawn = -np.array([sampler._acquisition(surrogate.ensemble, surrogate, rng)(F) for _ in range(3000)])
+    means, deviations = np.array([model.predict(F) for model in surrogate.ensemble.models]).swapaxes(0, 1)
+    np.testing.assert_allclose(drawn.mean(axis=0), means.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(drawn.var(axis=0), (deviations**2).mean(axis=0) + means.var(axis=0), rtol=0.15)
+
+
+def test_where_parameters_are_many_the_search_keeps_to_a_trust_region():
+    many = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(30)])
+    surrogate = believed(many, trials(many, 40, lambda p: sum((x - 0.5) ** 2 for x in p.values())))
+    found = GaussianProcess()._search(Problem(many), surrogate, surrogate.results.active, 40)
+    (centre,) = surrogate.best(1)
+    half = region(surrogate.losses, centre, surrogate.ensemble.scales).half
+    assert (np.abs(found - centre) <= half + 1e-9).all()
 
 
 def test_eight_at_once_go_to_different_places():
