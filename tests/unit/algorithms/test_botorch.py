@@ -143,6 +143,28 @@ def _front(Y: np.ndarray) -> np.ndarray:
 # Draws
 
 
+VALUES = {
+    "logEI": "noisy_log_ei",
+    "knowledgeGradient": "knowledge_gradient",
+    "jointEntropySearch": "joint_entropy",
+    "several objectives": "expected_hypervolume",
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("name", VALUES)
+def test_points_have_the_value_that_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpo_algorithms.gp import botorch as b
+
+    objectives, asked = (1, name) if name in ACQUISITIONS else (2, "logEI")
+    history = [Trial(i, {"x": i / 9}, state=State.DONE, losses=(i / 9, 1 - i / 9)[:objectives]) for i in range(10)]
+    used: set[str] = set()
+    for each in VALUES.values():
+        monkeypatch.setattr(b, each, lambda *_, each=each: used.add(each) or (lambda F: F.sum(axis=1)))
+    BoTorch(acquisition=asked).draw(Problem(LINE, objectives), history, [10])
+    assert used == {VALUES[name]}
+
+
 @needs_torch
 @pytest.mark.parametrize("acquisition", ACQUISITIONS)
 def test_every_acquisition_closes_in_on_the_minimum(acquisition: str) -> None:
