@@ -11,6 +11,7 @@ from hpo_algorithms.gp.surrogate import Results
 from hpo_algorithms.samplers import budgets
 from hpo_algorithms.samplers.auto import Auto, tpe_share
 from hpo_algorithms.samplers.budgets import kde_share
+from hpo_algorithms.samplers.gp import GaussianProcess
 from hpo_algorithms.samplers.kde import KDE
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
@@ -40,6 +41,26 @@ def test_half_of_the_trials_are_tpe_s_where_results_look_like_chance():
 
 def test_constant_losses_are_no_insight():
     assert tpe_share(Problem(PLANE), history(30, lambda p: 1.0)) == 0.5
+
+
+def proposers(known, numbers, seed=0):
+    """Whose proposals those of `auto` are, each alone."""
+    problem, found = Problem(PLANE, seed=seed), []
+    for number in numbers:
+        drawn = Auto().draw(problem, known, [number])
+        makers = {name: made.draw(problem, known, [number]) for name, made in (("tpe", TPE()), ("gp", GaussianProcess()))}
+        found += [name for name, draw in makers.items() if draw == drawn]
+    assert len(found) == len(numbers)
+    return found
+
+
+def test_the_gaussian_processes_propose_and_tpe_where_they_see_nothing_or_results_are_many():
+    noise = np.random.default_rng(1)
+    assert set(proposers(history(7, lambda p: noise.random()), range(7, 15))) == {"gp"}, "points spread evenly"
+    assert set(proposers(history(30, bowl), range(30, 38))) == {"gp"}
+    assert 4 <= proposers(history(30, lambda p: noise.random()), range(30, 46)).count("tpe") <= 12
+    assert set(proposers(history(1000, bowl), [1000, 1001, 1002, 1003])) == {"gp"}
+    assert 2 <= proposers(history(1001, bowl), range(1001, 1009)).count("tpe") <= 6
 
 
 def test_it_is_tpe_where_a_rule_has_stopped_trials_of_a_study_with_a_budget():
@@ -75,8 +96,19 @@ def test_under_budgets_kernel_densities_propose_where_gaussian_processes_see_lit
     assert [kde_share(insight) for insight in (0.9, 0.75, 0.625, 0.5, -1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
     noise = np.random.default_rng(0)
     problem, known = climbing(60, lambda p, budget: noise.random())
-    drawn = Auto().draw(problem, known, [60])
-    assert drawn in (KDE().draw(problem, known, [60]), [budgets._uniform(problem, 60, 0)])
+    drawn = [Auto().draw(problem, known, [number]) for number in range(60, 110)]
+    uniform = [draw == [budgets._uniform(problem, number, 0)] for number, draw in enumerate(drawn, 60)]
+    densities = [draw == KDE().draw(problem, known, [number]) for number, draw in enumerate(drawn, 60)]
+    assert 1 <= sum(uniform) <= 12, "a tenth"
+    assert sum(uniform) + sum(densities) == 50
+
+
+def test_under_budgets_eight_at_once_go_to_different_places():
+    """Were active Trials not known to the models, all would go around one place, half of them nearer than 0.004."""
+    problem, known = climbing(60, lambda p, budget: bowl(p) + 1 / budget)
+    points = PLANE.encode_all([draw.params for draw in Auto().draw(problem, known, range(60, 68))])
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)[np.triu_indices(8, 1)]
+    assert np.median(distance) > 0.02
 
 
 def test_under_budgets_several_at_once_are_what_one_after_another_would_be():
