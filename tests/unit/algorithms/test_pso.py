@@ -97,6 +97,14 @@ def test_a_name_is_one_of_three_or_rarely_any_whatever_its_place_in_the_list() -
     assert 0 < max(shares[name] for name in "qstuv") < 0.05
 
 
+@pytest.mark.parametrize(("mode", "to"), [("steadyState", 1), ("generational", -1)])
+def test_a_result_counts_at_once_or_when_its_generation_has_ended(mode: str, to: int) -> None:
+    """The best of the first generation stands below the particle that moves, a better one of the next above it."""
+    first = [at(0, 0, 0, [0.5, 0.5], [0.0, 0.0], 5.0), at(1, 1, 0, [0.2, 0.2], [0.0, 0.0], 1.0)]
+    drawn = moves([*first, at(2, 1, 1, [0.8, 0.8], [0.0, 0.0], 0.5)], 20, mode=mode, inertia=0.0, own=0.0, social=1.0)
+    assert all((particle, generation, (to * v > 0).all()) == (0, 1, True) for particle, generation, _, v in drawn)
+
+
 def test_in_generations_the_best_of_all_is_known_when_four_fifths_have_ended() -> None:
     optimizer = Optimizer(PLANE, {"pso": {"mode": "generational", "swarm": 5, "inertia": 0, "own": 0, "social": 1}}, seed=3)
     first = optimizer.ask(5)
