@@ -81,8 +81,10 @@ def test_of_very_many_names_a_few_are_neighbours() -> None:
 
 
 def test_local_search_climbs_to_the_top_of_a_hill() -> None:
-    found = maximum(PLANE, lambda C: -np.abs(C - 0.37).sum(axis=1), np.array([[0.9, 0.9]]), np.random.default_rng(4))
-    assert np.abs(found - 0.37).max() < 0.03
+    """The best of the draws alone lies 0.04 or more from it."""
+    space = Space.from_spec([{"name": name, "float": {"min": 0, "max": 1}} for name in "abcd"])
+    found = maximum(space, lambda C: -np.abs(C - 0.37).sum(axis=1), np.full((1, 4), 0.9), np.random.default_rng(4))
+    assert np.abs(found - 0.37).max() < 0.02
 
 
 def test_a_failed_Trial_keeps_others_away() -> None:
@@ -99,12 +101,13 @@ def test_a_failed_Trial_keeps_others_away() -> None:
 
 
 def test_eight_at_once_go_to_different_places() -> None:
-    history = trials(PLANE, 30, lambda p: math.sin(5 * p["x"]) * math.cos(4 * p["y"]))
+    """Where active Trials were not known to the forest, all would go around one place, half of them nearer than 0.07."""
+    history = trials(PLANE, 30, lambda p: p["x"] ** 2 + p["y"] ** 2)
     drawn = SMAC(random_share=0).draw(Problem(PLANE, seed=1), history, list(range(30, 38)))
     points = encoded(PLANE, [draw.params for draw in drawn])
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)[np.triu_indices(8, 1)]
     assert distance.min() > 1e-3
-    assert np.median(distance) > 0.05
+    assert np.median(distance) > 0.2
 
 
 def test_several_at_once_are_what_one_after_another_would_be() -> None:
