@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
-from hpo_algorithms.gp.earlier import TRUST, model_of, trusted
+from hpo_algorithms.gp.earlier import model_of, trusted
 from hpo_algorithms.gp.ensemble import Ensemble
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP
@@ -114,7 +114,7 @@ def test_before_the_first_result_an_earlier_study_is_trusted_by_half_and_later_a
         said = np.mean([model.predict(G)[0] for model in earlier], axis=0)
         return float(np.polyfit(said, trend(G), 1)[0])
 
-    assert weight(RELATED, 1) == pytest.approx(TRUST, abs=1e-6)
+    assert weight(RELATED, 1) == pytest.approx(0.5, abs=1e-6)
     assert weight(RELATED, 30) > 0.7
 
 
