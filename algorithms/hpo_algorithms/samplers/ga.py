@@ -36,7 +36,7 @@ class GA:
        a parent is changed until it is not.
 
     Three modes say what the population is. `steadyState`: the best of all ended Trials, so that each result counts at once.
-    `regularized`: the last that ended, so that what was lucky once dies out [Real2019]; for noisy results and categoricals.
+    `regularized`: the last of them by number, so that what was lucky once dies out [Real2019]; for noisy results and categoricals.
     `generational`: the last complete generation and the `elitism` best before it. A generation is complete when it has
     `population` results; places that become free before are filled with more children of the same parents, and what
     ends late is still a member. Failed Trials are no parents.

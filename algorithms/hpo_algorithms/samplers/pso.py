@@ -35,7 +35,8 @@ class PSO:
     2. The particle that has waited longest moves next: v <- w v + c1 r1 (own best - x) + c2 r2 (best of all - x), x <- x + v, where
        r1 and r2 are uniform in [0, 1], anew for each coordinate. c1 and c2 are those of the constriction of [Clerc2002], w is less
        than its 0.73, for a hundred Trials leave no time to circle. At its bounds a coordinate is reflected and comes to rest; a
-       particle that hardly moves is thrown anew. A move that breaks a constraint between parameters is halved until it does not.
+       particle that hardly moves is thrown anew. A move that breaks a constraint between parameters is drawn anew
+       at half the length, and so on.
     3. Numbers are coordinates on their scale, rounded only where the Trial needs a value. A name is kept, taken from the own best
        or from the best of all with the probabilities w : c1 : c2 (halved, as r1 and r2 are on average), or drawn from all in one
        case of ten: codes of names have no order to move along. A parameter that is inactive keeps its coordinate.
