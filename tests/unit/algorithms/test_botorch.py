@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, Space, State, Trial, build
 from hpo_algorithms.gp.model import GP
+from hpo_algorithms.gp.region import region
+from hpo_algorithms.gp.surrogate import Results, Surrogate
 from hpo_algorithms.samplers.botorch import ACQUISITIONS, NEEDED, BoTorch
 
 PLANE = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in ("x", "y")])
@@ -163,6 +165,22 @@ def test_points_have_the_value_that_is_named(name: str, monkeypatch: pytest.Monk
         monkeypatch.setattr(b, each, lambda *_, each=each: used.add(each) or (lambda F: F.sum(axis=1)))
     BoTorch(acquisition=asked).draw(Problem(LINE, objectives), history, [10])
     assert used == {VALUES[name]}
+
+
+@needs_torch
+def test_where_parameters_are_many_the_search_keeps_to_a_trust_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpo_algorithms.gp import botorch as b
+
+    monkeypatch.setattr(b, "noisy_log_ei", lambda *_: lambda F: F.sum(axis=1))  # which leads to a corner
+    many, rng = Space.from_spec([{"name": f"x{i}", "float": {"min": 0.0, "max": 1.0}} for i in range(30)]), np.random.default_rng(0)
+    drawn = [many.sample(rng) for _ in range(40)]
+    history = [Trial(i, p, state=State.DONE, losses=(sum((x - 0.5) ** 2 for x in p.values()),)) for i, p in enumerate(drawn)]
+    (found,) = BoTorch().draw(Problem(many), history, [40])
+    results = Results.of(Problem(many), history)
+    surrogate = Surrogate(many, results, results.weighted(np.ones(1)))
+    (centre,) = surrogate.best(1)
+    half = region(surrogate.losses, centre, surrogate.ensemble.scales).half
+    assert (np.abs(many.encode(found.params) - centre) <= half + 1e-9).all()
 
 
 @needs_torch
