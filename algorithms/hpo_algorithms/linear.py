@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,17 @@ import numpy as np
 
 from hpo_algorithms._reading import LARGEST, field_faults
 from hpo_algorithms.errors import Fault, nearest
-from hpo_algorithms.parameters import Float, Int, Value
+from hpo_algorithms.parameters import Float, Int, Parameter, Value
+from hpo_algorithms.streams import permuted
 
 if TYPE_CHECKING:
     from hpo_algorithms.space import Space
 
 MAX_CONSTRAINTS, MAX_TERMS = 8, 16
 SLACK = 1e-9  # of the terms' sizes: what rounding may add to a sum that is exactly at its bound
+# Beginnings of configurations from which a walk may find that it cannot go on, and as many again for each configuration found.
+# Under one constraint there are next to none; what several leave together can be as hard to find as one likes.
+DEAD_ENDS, DEAD_ENDS_EACH = 10_000, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,93 @@ class Allowed:
         for constraint in self._constraints:
             kept &= constraint.excess([values[name] for name, _ in constraint.weights]) <= 0
         return kept
+
+
+class Walk:
+    """The configurations of a finite space that keep its constraints, in a seeded order, without a look at most of the others.
+
+    A configuration is begun with the first parameter, and goes on only with values from which each constraint, taken alone, can
+    still be kept. A walk that meets too many dead ends all the same is over before its end. `points` is as in `Enumeration`.
+    """
+
+    def __init__(self, space: Space, seed: int, points: int = 1) -> None:
+        self._space, self._seed, self._points = space, seed, points
+        self._place = {name: i for i, name in enumerate(space.names)}
+        self._most = [each.bound + SLACK * abs(each.bound) for each in space.constraints]
+        self._least = [
+            {name: min(_term(weight, self._level(name, i)) for i in (0, self._count(name) - 1)) for name, weight in each.weights}
+            for each in space.constraints
+        ]
+        self._spare = DEAD_ENDS
+
+    def __iter__(self) -> Iterator[dict[str, Value]]:
+        return self._from(0, {})
+
+    def _from(self, place: int, params: dict[str, Value]) -> Iterator[dict[str, Value]]:
+        if place == len(self._space):
+            if self._space.allows(params):
+                self._spare += DEAD_ENDS_EACH
+                yield params
+            else:
+                self._spare -= 1
+            return
+        name = self._space.names[place]
+        if not self._space.active(self._space[name], params):
+            yield from self._from(place + 1, params)
+            return
+        values = self._values(name, place, params)
+        self._spare -= not values
+        for i in range(len(values)):
+            if self._spare <= 0:
+                return
+            value = self._level(name, values[permuted(i, len(values), self._seed)])
+            yield from self._from(place + 1, {**params, name: value})
+
+    def _values(self, name: str, place: int, params: Mapping[str, Value]) -> range:
+        """Indices of the values of a parameter with which no constraint is broken whatever comes after."""
+        parameter = self._space[name]
+        values = range(self._count(name))
+        for constraint, most, least in zip(self._space.constraints, self._most, self._least, strict=True):
+            own, room = 0.0, most
+            for other, weight in constraint.weights:
+                if other == name:
+                    own = weight
+                elif self._place[other] < place:
+                    room -= _term(weight, params.get(other, 0))
+                else:
+                    active = self._will_be_active(self._space[other], place, params)
+                    room -= least[other] if active else 0.0 if active is False else min(least[other], 0.0)
+
+            def term(index: int, weight: float = own) -> float:  # which grows with the index, its sign changed if it would fall
+                return math.copysign(1, weight) * _term(weight, parameter.level(index, self._points)) if weight else 0.0
+
+            values = values[bisect_left(values, -room, key=term) :] if own < 0 else values[: bisect_right(values, room, key=term)]
+        return values
+
+    def _will_be_active(self, parameter: Parameter, place: int, params: Mapping[str, Value]) -> bool | None:
+        """None where that hangs on parameters from `place` on."""
+        certain = True
+        for condition in parameter.when:
+            if self._place[condition.parameter] < place:
+                if params.get(condition.parameter) not in condition.values:
+                    return False
+            elif self._will_be_active(self._space[condition.parameter], place, params) is False:
+                return False
+            else:
+                certain = False
+        return True if certain else None
+
+    def _count(self, name: str) -> int:
+        return self._space[name].levels(self._points)
+
+    def _level(self, name: str, index: int) -> Value:
+        return self._space[name].level(index, self._points)
+
+
+def _term(weight: float, value: Value) -> float:
+    """What a value adds to a sum, less what rounding may add."""
+    term = weight * float(value)
+    return term - SLACK * abs(term)
 
 
 def read_constraints(spec: object, space: Space) -> tuple[list[LinearConstraint], list[Fault]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from hpo_algorithms._reading import read_parameters
 from hpo_algorithms.enumeration import Enumeration
 from hpo_algorithms.errors import Fault, InvalidParameters, InvalidSpace, nearest
-from hpo_algorithms.linear import Allowed, LinearConstraint, read_constraints
+from hpo_algorithms.linear import Allowed, LinearConstraint, Walk, read_constraints
 from hpo_algorithms.parameters import Parameter, Value, text_of
 from hpo_algorithms.streams import permuted, stream
 
@@ -236,8 +237,9 @@ class Space:
         """A configuration whose key is not in `seen`; None when all of a finite space have been.
 
         `draw(attempt)` proposes; where it keeps repeating what was seen, the space is walked in a seeded order instead, so that the
-        answer comes after at most len(seen) + 1 further steps, and what constraints forbid. In a space without end the first draw
-        that keeps the constraints is taken as it is.
+        answer comes after at most len(seen) + 1 further steps. Under constraints uniform draws come before that, and the walk is of
+        what keeps them; where several constraints are so entangled that it leads nowhere, all are taken to have been seen. In a
+        space without end the first draw that keeps the constraints is taken as it is.
         """
         size = self.size
         if size is None or len(seen) < size:
@@ -245,13 +247,15 @@ class Space:
                 params = draw(attempt)
                 if (size is None or self.key(params) not in seen) and self.allows(params):
                     return params
+        rng = stream(seed, len(seen), "space/sample")
         if size is None:
-            return self.sample(stream(seed, len(seen), "space/sample"))
-        for index in range(size if self.constraints else min(len(seen) + 1, size)):
-            params = self.enumeration.at(permuted(index, size, seed))
-            if self.key(params) not in seen and self.allows(params):
-                return params
-        return None
+            return self.sample(rng)
+        others: Iterable[dict[str, Value]]
+        if self.constraints:
+            others = chain((self.sample(rng) for _ in range(TRIES_BEFORE_ENUMERATION)), Walk(self, seed))
+        else:
+            others = (self.enumeration.at(permuted(index, size, seed)) for index in range(min(len(seen) + 1, size)))
+        return next((params for params in others if self.key(params) not in seen), None)
 
 
 def _spacing(parent: Parameter) -> float:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from hpo_algorithms.enumeration import Enumeration
 from hpo_algorithms.errors import Fault, InvalidSpace
+from hpo_algorithms.linear import Walk
 from hpo_algorithms.samplers.positions import following
 from hpo_algorithms.settings import setting
 from hpo_algorithms.streams import permuted
 from hpo_algorithms.trials import Draw, History, Problem
+
+FORBIDDEN = 2000  # points one after the other that break a constraint, after which those that keep them are looked for instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,23 @@ class Grid:
         elsewhere = {space.key(trial.params) for trial in history if not trial.memo}
         elsewhere |= {space.key(space.decode(space.encode(params))) for params in problem.given}
         draws: list[Draw] = []
-        position = following(history)
-        while len(draws) < len(numbers) and position < grid.size:
+        position, forbidden = following(history), 0
+        while len(draws) < len(numbers) and position < grid.size and forbidden < FORBIDDEN:
             params = grid.at(permuted(position, grid.size, problem.seed))
-            if space.key(params) not in elsewhere and space.allows(params):
+            allowed = space.allows(params)
+            forbidden = 0 if allowed else forbidden + 1
+            if allowed and space.key(params) not in elsewhere:
                 draws.append(Draw(params, memo=str(position)))
             position += 1
+        if forbidden < FORBIDDEN:
+            return draws
+        # Few are left. These have no position: they are among the others when the next are looked for.
+        seen = elsewhere | {space.key(trial.params) for trial in history} | {space.key(draw.params) for draw in draws}
+        while len(draws) < len(numbers):
+            walk = Walk(space, problem.seed + len(seen), self.points)
+            found = next((params for params in walk if space.key(params) not in seen), None)
+            if found is None:
+                break
+            draws.append(Draw(found))
+            seen.add(space.key(found))
         return draws

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 from hpo_algorithms import InvalidParameters, InvalidSpace, Optimizer, Space
 from hpo_algorithms import space as space_module
-from hpo_algorithms.linear import Allowed, LinearConstraint
+from hpo_algorithms.linear import DEAD_ENDS, Allowed, LinearConstraint, Walk
+from hpo_algorithms.parameters import Float, Int
+from hpo_algorithms.trials import SEARCH_EXHAUSTED
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.unit.algorithms.spaces import MIXED, read
+from tests.unit.algorithms.spaces import MIXED, SMALL, every_configuration, read, spaces
 
 LAYERS = Space.from_spec([{"name": name, "int": {"min": 1, "max": 8}} for name in ("conv", "dense")])
 
@@ -104,3 +109,43 @@ def test_names_and_ordinals_cannot_be_added_up() -> None:
     with pytest.raises(InvalidSpace) as raised:
         read(MIXED).constrained([at_most(3, optimizer=1, batch=1)])
     assert [fault.path for fault in raised.value.faults] == ["[0].terms[0].parameter", "[0].terms[1].parameter"]
+
+
+@given(spaces(SMALL, most=6), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_walk_comes_by_all_that_keeps_the_constraints_and_by_each_once(space: Space, data: st.DataObject) -> None:
+    summable = [each.name for each in space.parameters if isinstance(each, Float | Int)]
+    weights = st.sampled_from([1.0, -1.0, 0.1, -2.5, 1e6])
+    sums = st.dictionaries(st.sampled_from(summable), weights, min_size=1) if summable else st.nothing()
+    bounds = st.sampled_from([-3.0, 0.0, 0.3, 2.0, 1e6])
+    constraint = st.builds(lambda terms, bound: LinearConstraint(tuple(terms.items()), bound), sums, bounds)
+    constraints = data.draw(st.lists(constraint, max_size=3)) if summable else []
+    narrow = Space(space.parameters, (), constraints)
+    walked = [narrow.key(params) for params in Walk(narrow, seed=data.draw(st.integers(0, 9)))]
+    assert len(walked) == len(set(walked))
+    assert set(walked) == {narrow.key(params) for params in every_configuration(narrow) if narrow.allows(params)}
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "grid"])
+def test_of_a_trillion_configurations_the_28_that_keep_the_constraints_are_tried_and_then_the_search_ends(algorithm: str) -> None:
+    wide = Space.from_spec([{"name": name, "int": {"min": 1, "max": 10**6, "scale": "Log"}} for name in ("a", "b")])
+    optimizer = Optimizer(wide.constrained([at_most(8, a=1, b=1)]), {algorithm: {}})
+    while trial := optimizer.ask():
+        optimizer.tell(trial.number, 1.0)
+    assert optimizer.finished == SEARCH_EXHAUSTED
+    assert {tuple(trial.params.values()) for trial in optimizer.history} == {(a, b) for a in range(1, 8) for b in range(1, 9 - a)}
+    assert len(optimizer.history) == 28
+
+
+def test_a_walk_among_constraints_that_only_together_forbid_everything_is_given_up() -> None:
+    """a is at most b - c and at most c - b: never positive, which no constraint says alone."""
+    constraints = [LinearConstraint((("a", 1.0), (less, 1.0), (more, -1.0)), 0.0) for less, more in ("bc", "cb")]
+    space = Space([Int(name, 1, 10**6) for name in "abc"], (), constraints)
+    assert next(iter(Walk(space, seed=0)), None) is None
+
+
+def test_a_walk_is_not_given_up_while_it_finds_something() -> None:
+    """Every second a is a dead end, for it must be twice b."""
+    constraints = [LinearConstraint((("a", weight), ("b", -2 * weight)), 0.0) for weight in (1.0, -1.0)]
+    space = Space([Int("a", 0, 10**6), Int("b", 0, 10**6)], (), constraints)
+    assert len(list(islice(Walk(space, seed=0), DEAD_ENDS * 2))) == DEAD_ENDS * 2
