@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpo_algorithms.errors import Fault
 from hpo_algorithms.seams import Sampler, Schedule
 from hpo_algorithms.space import Params
+from hpo_algorithms.threads import one_thread
 from hpo_algorithms.trials import SEARCH_EXHAUSTED, Answer, Draw, History, Origin, Place, Problem, Proposal, Stop, Trial
 
 
@@ -53,7 +54,10 @@ class Scheduled:
 
     def _configurations(self, problem: Problem, history: History, numbers: Sequence[int]) -> list[tuple[Draw, Origin]]:
         given = [(Draw(params), Origin.GIVEN) for params in untried(problem, history)][: len(numbers)]
-        draws = self.sampler.draw(problem, history, numbers[len(given) :]) if len(given) < len(numbers) else ()
+        if len(given) == len(numbers):
+            return given
+        with one_thread():
+            draws = self.sampler.draw(problem, history, numbers[len(given) :])
         return given + [(draw, Origin.SAMPLED) for draw in draws]
 
     def _proposal(self, history: History, place: Place, draws: object) -> Proposal:

@@ -23,6 +23,7 @@ from hpo_algorithms.population.names import Names
 from hpo_algorithms.settings import setting
 from hpo_algorithms.space import Params
 from hpo_algorithms.streams import stream
+from hpo_algorithms.threads import one_thread
 from hpo_algorithms.trials import Answer, History, Problem, Proposal, Stop, Trial
 
 ROWS = 150  # results that the model looks at, the newest: with a tenth forgotten a generation, older ones say nothing
@@ -75,7 +76,8 @@ class PB2:
                 model.append(_Model(problem, history, self._names(problem, history)))
             return model[0].best(number, step, beside, self.kappa)
 
-        return answer(problem, history, first, count, self._rules, explore)
+        with one_thread():
+            return answer(problem, history, first, count, self._rules, explore)
 
     def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
         return ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.special  # noqa: F401  which loads scipy's BLAS: `one_thread` limits what is loaded before a draw
 
 from hpo_algorithms.encoding import Snapping, among
 from hpo_algorithms.errors import Fault
