@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
-from hpo_algorithms.trials import History, Problem, State, Trial
+from hpo_algorithms.trials import History, Problem, State, Trial, losses_of
 
 FRONTS_UP_TO = 64  # fronts are peeled until this many Trials stand in them: most samplers do not look at the order behind
 
@@ -62,9 +61,8 @@ def ranked(problem: Problem, history: History, least: int, enough: int = FRONTS_
 
 def _order(problem: Problem, ended: Sequence[Trial], enough: int) -> tuple[np.ndarray, int, int]:
     """Indices of `ended`, best first, how many of them keep the constraints, and how many have a result."""
-    done, stopped, nothing = State.DONE, State.STOPPED, (math.nan,) * problem.objectives
-    told = chain.from_iterable(trial.losses or nothing for trial in ended)
-    Y = np.fromiter(told, float, len(ended) * problem.objectives).reshape(len(ended), problem.objectives)
+    done, stopped = State.DONE, State.STOPPED
+    Y = losses_of(ended, problem.objectives)
     ran = np.array([trial.state is done for trial in ended], dtype=bool)
     halted = np.array([trial.state is stopped for trial in ended], dtype=bool)
     violation = np.array([trial.violation for trial in ended], dtype=float)

@@ -6,8 +6,13 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
 
 from hpo_algorithms.space import Params, Space
+
+LARGEST_LOSS = 1e300  # in size, as losses are compared: differences and sums of larger ones are no numbers
 
 
 class State(enum.Enum):
@@ -80,10 +85,19 @@ class Trial:
         """The first objective's final loss for ranking: infinite where there is none, or where it is not a number."""
         if self.state in (State.FAILED, State.INFEASIBLE) or not self.losses or math.isnan(self.losses[0]):
             return math.inf
-        return self.losses[0]
+        loss = self.losses[0]
+        return loss if math.isinf(loss) else min(max(loss, -LARGEST_LOSS), LARGEST_LOSS)
 
 
 History = Sequence[Trial]
+
+
+def losses_of(trials: Sequence[Trial], objectives: int) -> np.ndarray:
+    """All objectives' final losses for ranking: shape (n, objectives), NaN where there are not as many."""
+    nothing = (math.nan,) * objectives
+    each = (trial.losses if len(trial.losses) == objectives else nothing for trial in trials)
+    told = np.fromiter(chain.from_iterable(each), float, len(trials) * objectives)
+    return np.where(np.isinf(told), told, np.clip(told, -LARGEST_LOSS, LARGEST_LOSS)).reshape(len(trials), objectives)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from hpo_algorithms.gp.feasibility import Feasibility
 from hpo_algorithms.gp.features import Features
 from hpo_algorithms.gp.model import GP
 from hpo_algorithms.space import Params, Space
-from hpo_algorithms.trials import History, Problem, State, Trial
+from hpo_algorithms.trials import History, Problem, State, Trial, losses_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class Results:
         """Read a history."""
         ended = [trial for trial in history if trial.state is not State.ACTIVE]
         active = [trial for trial in history if trial.state is State.ACTIVE]
-        told = np.array([_losses(trial, problem.objectives) for trial in ended]).reshape(len(ended), problem.objectives)
+        told = losses_of(ended, problem.objectives)
         violation = np.maximum([trial.violation for trial in ended], -1e300)
-        told[~np.isfinite(told).all(axis=1) | ~np.isfinite(violation)] = np.inf
+        lost = np.array([trial.state not in (State.DONE, State.STOPPED) for trial in ended], dtype=bool)
+        told[lost | ~np.isfinite(told).all(axis=1) | ~np.isfinite(violation)] = np.inf
         reach = np.array([_reach(trial, problem) for trial in ended])
         return cls(_encoded(problem.space, ended), told, violation, reach, _encoded(problem.space, active))
 
@@ -77,12 +78,6 @@ class Results:
             told = scaled.max(axis=1, keepdims=True) + 0.05 * np.where(good[:, None], scaled, 0.0).sum(axis=1, keepdims=True)
             told[~good] = np.inf
         return told[:, 0] if broken else np.where(self.violation > 0, np.inf, told[:, 0])
-
-
-def _losses(trial: Trial, objectives: int) -> Sequence[float]:
-    if trial.state not in (State.DONE, State.STOPPED) or len(trial.losses) != objectives:
-        return (math.nan,) * objectives
-    return trial.losses
 
 
 def _reach(trial: Trial, problem: Problem) -> float:

@@ -35,6 +35,7 @@ from hpo_algorithms.registry import default_schedule
 from hpo_algorithms.trials import POPULATION_LOST, SCHEDULE_FINISHED, SEARCH_EXHAUSTED
 
 from tests.unit.algorithms.simulation import (
+    HUGE,
     MAX_BUDGET,
     MIN_BUDGET,
     Ending,
@@ -46,6 +47,7 @@ from tests.unit.algorithms.simulation import (
     all_stopped,
     anything,
     constant,
+    huge,
     methods,
     problem_on,
     smooth,
@@ -266,6 +268,7 @@ def of_a_finite_space_all_that_keeps_the_constraints_is_tried(method: Method) ->
 def results_of_every_kind_are_taken(method: Method) -> None:
     midway(method, ending=anything)
     midway(method, problem_on(read(CONTINUOUS)), unstopped)
+    midway(method, problem_on(read(CONTINUOUS)), huge)
 
 
 @promise
@@ -368,7 +371,8 @@ def several_objectives_are_taken_or_refused_with_the_reason(method: Method) -> N
 
     def two(first: Ending, problem: Problem, trial: Trial) -> Trial:
         whole = first(problem, trial)
-        return dataclasses.replace(whole, losses=(*whole.losses, trial.number * 0.618 % 1) if whole.losses else ())
+        second = (HUGE, -HUGE, trial.number * 0.618 % 1)[min(trial.number % 7, 2)]
+        return dataclasses.replace(whole, losses=(*whole.losses, second) if whole.losses else ())
 
     for first in (anything, unstopped):
         midway(method, problem, functools.partial(two, first))

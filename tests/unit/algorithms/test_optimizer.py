@@ -273,6 +273,20 @@ def test_all_wrong_settings_are_named_at_once() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("algorithm", ["auto", "gp", "tpe"])
+def test_losses_whose_differences_are_no_numbers_are_taken_and_stay_as_they_were_told(algorithm: str, objectives: int) -> None:
+    run = optimizer(algorithm={algorithm: {}}, objectives=objectives)
+    told = [[(1e308, -1e308, 0.1, 1e308)[(i + 2 * j) % 4] for j in range(objectives)] for i in range(30)]
+    for losses in told:
+        trial = run.ask()
+        assert trial is not None
+        run.tell(trial.number, losses)
+    assert [list(trial.losses) for trial in run.history] == told
+    assert run.best == run.history[1]
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_asking_for_less_than_one_is_an_error(count: int) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):

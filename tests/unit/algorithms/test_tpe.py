@@ -155,7 +155,7 @@ def test_finite_spaces_are_tried_whole_and_without_repetition():
 HARD = {
     "no results": lambda i: {"state": State.FAILED},
     "constant": lambda i: {"state": State.DONE, "losses": (1.0,)},
-    "not numbers": lambda i: {"state": State.DONE, "losses": ((math.nan, math.inf, -math.inf, 1e300, -1e300, 3.0)[i % 6],)},
+    "not numbers": lambda i: {"state": State.DONE, "losses": ((math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 3.0)[i % 6],)},
     "stopped": lambda i: {"state": State.STOPPED, "losses": (float(i),), "step": i},
     "infeasible": lambda i: {"state": (State.INFEASIBLE, State.DONE)[i % 2], "losses": (float(i),), "violation": float(i % 3)},
     "active": lambda i: {},
