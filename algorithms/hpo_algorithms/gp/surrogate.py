@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -51,14 +51,28 @@ class Results:
         return np.where(self.violation[:, None] > 0, np.inf, self.told)
 
     @property
-    def usable(self) -> int:
+    def known(self) -> int:
         """How many have a result."""
+        return int(np.isfinite(self.told[:, 0]).sum())
+
+    @property
+    def usable(self) -> int:
+        """How many have a result that keeps the constraints."""
         return int(np.isfinite(self.Y[:, 0]).sum())
 
     @property
     def constrained(self) -> bool:
         """Whether a Trial with a result has broken a constraint."""
         return bool((self.violation[np.isfinite(self.told[:, 0])] > 0).any())
+
+    def ranked(self) -> Results:
+        """The same with places as the one loss: those that keep the constraints by their losses, behind them the others by how
+        much they break them."""
+        broken = self.violation > 0
+        value = np.where(broken, self.violation, self.weighted(np.ones(self.told.shape[1])))
+        _, place = np.unique(np.column_stack([broken, value]), axis=0, return_inverse=True)
+        told = np.where(np.isfinite(self.told[:, :1]), place.reshape(-1, 1), np.inf)
+        return replace(self, told=told, violation=np.zeros(len(told)))
 
     def feasibility(self, F: np.ndarray, owner: np.ndarray) -> Feasibility | None:
         """What the Trials, of features F, shape (n, D), say of where the constraints are kept; None while none has broken one."""

@@ -43,8 +43,9 @@ class BoTorch:
     """Proposes what BoTorch's acquisitions value most on the Gaussian processes of `gp` [Balandat2020].
 
     1. The first `startupTrials` are spread evenly over the space.
-    2. The three models of `gp` are fitted to all Trials, with its treatment of conditions, categoricals, budgets, and of Trials
-       that failed or broke a constraint.
+    2. The three models of `gp` are fitted to all Trials, with its treatment of conditions, categoricals, budgets and Trials that
+       failed. Trials that break an outcome constraint count as the worst known; until `startupTrials` keep them, what the models
+       learn is the order of all, in which who breaks them less stands before who breaks them more.
     3. Each point is valued, and the mean over the models taken. `logEI`: by how much it will be better than the best of what is
        known and of what is active, all of which are uncertain. `knowledgeGradient`: by how much the best expectation will
        improve, wherever it is. `jointEntropySearch`: what it tells about the optimum.
@@ -78,6 +79,8 @@ class BoTorch:
             from hpo_algorithms.gp.surrogate import Surrogate
 
             known, each = earlier_results(problem), np.eye(problem.objectives)
+            if results.usable < self.startup_trials:
+                results, known = results.ranked(), []
             one_each = [
                 Surrogate(problem.space, results, losses, earlier_models(problem, known, each[j]))
                 for j, losses in enumerate(results.Y.T)

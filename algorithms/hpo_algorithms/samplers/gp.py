@@ -94,7 +94,7 @@ class GaussianProcess:
 
             return search
 
-        return searched(problem, history, numbers, self.startup_trials, searcher, broken=True)
+        return searched(problem, history, numbers, self.startup_trials, searcher)
 
     def _search(self, problem: Problem, surrogate: Surrogate, active: np.ndarray, number: int) -> np.ndarray:
         """The best few points for one proposal, best first, none of them known already."""
@@ -181,18 +181,16 @@ def searched(
     numbers: Sequence[int],
     startup: int,
     searcher: Callable[[Results], Search],
-    broken: bool = False,
 ) -> Sequence[Draw]:
     """The draws of a sampler with a model: spread evenly until there are `startup` results, then where its search leads.
 
-    Results that break a constraint count as such if the sampler learns from `broken` ones, too. `searcher` is asked once, with the
-    results. What it gives maps a number and the encodings of all active Trials, shape (m, d), to the best few points for that
-    number, best first.
+    Results that break a constraint count, too. `searcher` is asked once, with the results. What it gives maps a number and the
+    encodings of all active Trials, shape (m, d), to the best few points for that number, best first.
     """
     from hpo_algorithms.gp.surrogate import Results
 
     results = Results.of(problem, history)
-    if int(np.isfinite((results.told if broken else results.Y)[:, 0]).sum()) < startup:
+    if results.known < startup:
         return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
     search = searcher(results)
     active, ranked = results.active, (-1, np.empty((0, 0)))

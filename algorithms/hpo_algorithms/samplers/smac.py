@@ -41,7 +41,9 @@ class SMAC:
     1. The first `startupTrials` are spread evenly over the space.
     2. Each of `trees` trees is grown on all Trials until each leaf holds one loss, with cuts at random places [Geurts2006]: at a
        Trial all trees agree, and the further from any Trial, the less they do. A parameter that is inactive is -1. Failed and
-       infeasible Trials count as the worst known, active ones as if they had brought what the trees expect.
+       infeasible Trials and those that break an outcome constraint count as the worst known, active ones as if they had brought
+       what the trees expect. Until `startupTrials` keep the constraints, what is learned is the order of all, in which who breaks
+       them less stands before who breaks them more.
     3. What is maximised is the logarithm of the expected improvement, for the mean and deviation over the trees: by local search
        from the best Trials and from the best of many draws, to the best of all neighbours that differ in one parameter.
     4. A share `randomShare` of the Trials is uniform, for a forest that is wrong does not find out by itself.
@@ -60,8 +62,10 @@ class SMAC:
         from hpo_algorithms.gp.surrogate import Results
 
         space, results = problem.space, Results.of(problem, history)
-        if results.usable < self.startup_trials:
+        if results.known < self.startup_trials:
             return novel(problem, history, numbers, lambda number, attempt: Draw(spread(problem, number, attempt)))
+        if results.usable < self.startup_trials:
+            results = results.ranked()
         active = results.active
 
         def one(number: int, attempt: int) -> Draw:

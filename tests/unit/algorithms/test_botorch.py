@@ -260,5 +260,26 @@ def test_several_objectives_spread_along_the_front() -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_where_all_break_a_constraint_proposals_gather_where_they_break_it_least(objectives: int) -> None:
+    optimizer = Optimizer(LINE, {"botorch": {}}, seed=1, objectives=objectives)
+    for _ in range(16):
+        x = (trial := optimizer.ask()).params["x"]
+        optimizer.tell(trial.number, [x, -x][:objectives], violation=1 + abs(x - 0.8))
+    assert statistics.median(abs(trial.params["x"] - 0.8) for trial in optimizer.history[8:]) < 0.1
+
+
+@needs_torch
+def test_while_few_keep_a_constraint_proposals_are_where_those_are_and_better() -> None:
+    optimizer = Optimizer(PLANE, {"botorch": {}}, seed=1)
+    for _ in range(24):
+        x, y = (trial := optimizer.ask()).params.values()
+        optimizer.tell(trial.number, y, violation=max(abs(x - 0.8) - 0.05, 0.0))
+    kept = [trial.params["y"] for trial in optimizer.history if trial.violation <= 0]
+    assert len(kept) >= 8, "of 24 that are spread evenly 2 or 3 do"
+    assert min(kept) < 0.05
+
+
+@needs_torch
 def test_all_that_is_needed_is_named() -> None:
     assert all(importlib.util.find_spec(name) for name in NEEDED)

@@ -138,6 +138,14 @@ def test_what_was_learned_at_a_small_budget_helps_at_the_full_one() -> None:
     assert statistics.median(abs(p["x"]) + abs(p["y"]) for p in drawn) < 0.25
 
 
+def test_where_all_break_a_constraint_proposals_gather_where_they_break_it_least() -> None:
+    optimizer = Optimizer(PLANE, {"smac": {"randomShare": 0}}, seed=1)
+    for _ in range(40):
+        trial = optimizer.ask()
+        optimizer.tell(trial.number, trial.params["x"], violation=1 + abs(trial.params["x"] - 0.6) + abs(trial.params["y"]))
+    assert statistics.median(abs(t.params["x"] - 0.6) + abs(t.params["y"]) for t in optimizer.history[20:]) < 0.25
+
+
 @pytest.mark.parametrize("value", [1.7e308, -1.7e308, 0.0, math.nan])
 def test_losses_of_any_size_give_a_proposal_without_warnings(value: float) -> None:
     odd = Trial(15, MIXED.sample(np.random.default_rng(9)), state=State.DONE, losses=(value,))
