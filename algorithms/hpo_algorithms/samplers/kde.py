@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,9 @@ from hpo_algorithms.parameters import Categorical
 from hpo_algorithms.ranking import Ranked, ranked
 from hpo_algorithms.samplers.novelty import novel
 from hpo_algorithms.settings import setting
-from hpo_algorithms.space import Space
+from hpo_algorithms.space import Params, Space
 from hpo_algorithms.streams import stream
-from hpo_algorithms.trials import Draw, History, Problem
+from hpo_algorithms.trials import Draw, History, Problem, Trial
 
 MAX_GOOD = 100  # the best of them: beyond, a draw costs more and tells no more
 MAX_BAD = 400  # evenly thinned: their density keeps its shape, and 10,000 Trials cost no more than a thousand
@@ -37,13 +37,15 @@ FLOOR = math.log(1e-32)  # of a density: below, a ratio would only compare two t
 
 @dataclass(frozen=True, slots=True)
 class KDE:
-    """Draws near the good Trials of the highest budget that has enough, where the others are few.
+    """Draws near the good Trials of the highest budget that has enough and of those above it, where the others are few.
 
-    1. Learns from the highest budget with at least `minPoints` + 2 results; before there is one: uniform draws.
-    2. The best share of those results is the good set: a third of them while they are few, then at least `minPoints`. The rest
-       are the others, what failed and what is still running among them; at least `minPoints`, so that the two overlap at first.
-    3. Each set becomes one density over all parameters, a sum of product kernels (`Density`).
-    4. Of `candidates` draws from kernels around the good, `bandwidthFactor` times as wide, the one with the largest ratio
+    1. Learns from the highest budget with at least `minPoints` + 2 results, and from those above it, which have fewer; before
+       there are so many in all: uniform draws.
+    2. The best share of the results at each of them is good: a third while they are few, then at least `minPoints`.
+    3. The rest are the others, what failed and what is still running among them; so is the worse half of each lower budget, but for
+       those looked at before. They are at least `minPoints`, so that the two sets overlap at first.
+    4. Each set becomes one density over all parameters, a sum of product kernels (`Density`).
+    5. Of `candidates` draws from kernels around the good, `bandwidthFactor` times as wide, the one with the largest ratio
        l(x) / g(x) of the densities is proposed. A `randomFraction` of the Trials is drawn uniformly instead.
 
     Under Hyperband this is `bohb`. A proposal takes one or two milliseconds. On full trainings alone, `tpe` finds more.
@@ -70,8 +72,7 @@ class KDE:
     def draw(self, problem: Problem, history: History, numbers: Sequence[int]) -> Sequence[Draw]:
         space = problem.space
         least = self.min_points or len(space) + 1
-        results = _at_one_budget(problem, history, least + 2)
-        model = self._model(problem, results, least) if results.told >= least + 2 else None
+        model = self._model(problem, history, least)
 
         def one(number: int, attempt: int) -> Draw:
             rng = stream(problem.seed, number, f"kde/{attempt}")
@@ -82,15 +83,28 @@ class KDE:
 
         return novel(problem, history, numbers, one)
 
-    def _model(self, problem: Problem, results: Ranked, least: int) -> Model:
-        space, n = problem.space, results.told
-        count = max(min(least, n // 3), min(int(self.good_share * n), MAX_GOOD), 1)
-        others = [trial.params for trial in results.trials[min(count, len(results.trials) - least) :]]
-        known = {space.key(trial.params) for trial in results.trials}
+    def _model(self, problem: Problem, history: History, least: int) -> Model | None:
+        space, rungs = problem.space, _by_budget(problem, history)
+        if sum(rung.told for rung in rungs) < least + 2:
+            return None
+        good: dict[Hashable, Params] = {}
+        seen: dict[Hashable, Params] = {}
+        enough = False
+        for rung in rungs:
+            n, looked_at = rung.told, rung.trials
+            if not enough:
+                enough = n >= least + 2
+                count = max(min(least, n // 3), min(int(self.good_share * n), MAX_GOOD), min(n, 1))
+                good |= {space.key(trial.params): trial.params for trial in looked_at[:count]}
+            else:
+                looked_at = looked_at[(len(looked_at) + 1) // 2 :]
+            seen |= {space.key(trial.params): trial.params for trial in looked_at}
+        others = [params for key, params in seen.items() if key not in good]
+        others = list(good.values())[max(len(good) - max(least - len(others), 0), 0) :] + others
         others = others[:: max(1, math.ceil(len(others) / MAX_BAD))]
-        others += [trial.params for trial in results.active if space.key(trial.params) not in known]
-        good = encoded(space, [trial.params for trial in results.trials[:count]])
-        return Model(space, good, encoded(space, others), self.bandwidth_factor)
+        known = {space.key(trial.params) for trial in history if not trial.active}
+        others += [trial.params for trial in history if trial.active and space.key(trial.params) not in known]
+        return Model(space, encoded(space, list(good.values())), encoded(space, others), self.bandwidth_factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +115,13 @@ class BOHB(KDE):
     """
 
 
-def _at_one_budget(problem: Problem, history: History, least: int) -> Ranked:
-    """The results at the highest budget that has `least` of them, or at the one that has most."""
-    results = ranked(problem, history, least)
-    budgets = {trial.budget for trial in results.trials[:1]}
-    return ranked(problem, [trial for trial in history if trial.active or trial.budget in budgets], least)
+def _by_budget(problem: Problem, history: History) -> list[Ranked]:
+    """What ended at each budget, the highest first."""
+    ended: dict[int, list[Trial]] = {}
+    for trial in history:
+        if not trial.active:
+            ended.setdefault(trial.budget or 0, []).append(trial)
+    return [ranked(problem, ended[budget], 1) for budget in sorted(ended, reverse=True)]
 
 
 class Model:

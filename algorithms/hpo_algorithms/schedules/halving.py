@@ -21,9 +21,9 @@ from hpo_algorithms.trials import SCHEDULE_FINISHED, History, Place, Problem, St
 class Halving:
     """Starts `configurations` on the smallest budget, trains the best 1/eta of every rung on to the next, then begins anew.
 
-    When all Trials of a rung have ended, the best floor(n / eta^i) of the n that were started rise to rung i; while a rung is
-    waited for, free places go to the next round. This is Hyperband's most eager bracket alone: cheaper where small budgets
-    already tell good from bad, and misled where they do not.
+    Of the n that were started the best floor(n / eta^i) rise to rung i, each as soon as no result that is still out can take its
+    place; while results are waited for, free places go to the next round. This is Hyperband's most eager bracket alone: cheaper
+    where small budgets already tell good from bad, and misled where they do not.
     """
 
     eta: int = setting(3, "One in eta rises; also the ratio of neighbouring budgets.", minimum=2, maximum=16)

@@ -22,14 +22,15 @@ class Hyperband:
     """Runs brackets s = s_max … 0, over and over; each starts many Trials small and trains the best 1/eta of every rung on.
 
     1. Bracket s starts ceil((s_max + 1) eta^s / (s + 1)) configurations on budget max / eta^s.
-    2. When all Trials of a rung have ended, the best floor(n / eta^i) of the n that the bracket started rise to rung i.
-    3. While a rung is waited for, free places go to the next bracket, so that no worker idles.
+    2. Of the n that the bracket started the best floor(n / eta^i) rise to rung i: each as soon as no result that is still out
+       can take its place, so that a straggler holds back only what depends on it, and who rises does not depend on who is faster.
+    3. While results are waited for, free places go to the next bracket, so that no worker idles.
 
     With budgets 1 to 81 and eta 3 the brackets start 81, 34, 15, 8 and 5 configurations. Published implementations round in
     three ways; this is the paper's, and with `rounding: hpbandster` that of HpBandSter: 81, 27, 9, 6 and 5. What has been decided
-    is read from the slots: a Trial on rung i + 1 says that rung i was complete, and counts against the places there, however the
-    ranking would come out now. Failed Trials never rise, in place of one whose checkpoint is lost the next best does, and a bracket
-    none of whose Trials can rise is over. `asha` keeps more workers busy on the same bracket.
+    is read from the slots: a Trial on rung i + 1 counts against the places there, however the ranking would come out now. Failed
+    Trials never rise, in place of one whose checkpoint is lost the next best does, and a bracket none of whose Trials can rise is
+    over. `asha` keeps more workers busy on the same bracket.
     """
 
     eta: int = setting(3, "One in eta rises; also the ratio of neighbouring budgets.", minimum=2, maximum=16)
@@ -139,56 +140,67 @@ class Bracket:
     @property
     def over(self) -> bool:
         """Whether nothing runs here, nor will."""
-        return self._frontier(exhausted=False) is None
+        return not any(self._to_come(exhausted=False)) and not any(map(_active, self.trials[: len(self.budgets)]))
 
     def places(self, exhausted: bool, count: int) -> list[Place]:
-        """Up to `count` places that are open now."""
-        rung = self._frontier(exhausted)
-        if rung is None:
-            return []
-        if rung > 0:
-            rising = self._rising(rung)[:count]
-            return [Place(self.budgets[rung], Slot(self.number, rung, member=each.slot.member), each.number) for each in rising]
-        vacant = () if exhausted else self._vacant()
-        return [Place(self.budgets[0], Slot(self.number, 0, member=member)) for member in islice(vacant, count)]
+        """Up to `count` places that are open now, those of the lower rungs first."""
+        to_come = self._to_come(exhausted)
+        vacant = islice(self._vacant(), min(to_come[0], count))
+        found = [Place(self.budgets[0], Slot(self.number, 0, member=member)) for member in vacant]
+        for rung in range(1, len(self.budgets)):
+            certain = to_come[rung] - to_come[rung - 1] - _active(self.trials[rung - 1])  # whatever those still out bring
+            if certain > 0 and len(found) < count:
+                rising = self._next_best(rung)[:certain]
+                found += [
+                    Place(self.budgets[rung], Slot(self.number, rung, member=each.slot.member), each.number) for each in rising
+                ]
+        return found[:count]
 
     def donors(self) -> set[int]:
-        """The Trials that rise now, or may when the rung that is waited for is complete.
+        """The Trials that rise now, or may when what is waited for has ended.
 
         For each of them, until it has ended, so may one of the next best: whose checkpoint turns out damaged gives its place away.
         """
-        rung = self._frontier(exhausted=False)
-        if rung is None:
-            return set()
-        rising: list[Trial] = []
-        if rung > 0:
+        found: set[int] = set()
+        for rung, to_come in enumerate(self._to_come(exhausted=False)):
             begun = sum(trial.active and trial.donor is not None for trial in self.trials[rung])
-            rising = self._rising(rung, spare=begun + len(self._rising(rung)))
-        waiting = unless_lost(fit_to_rise(self.trials[rung])) if rung + 1 < len(self.budgets) else []
-        return {trial.number for trial in (*rising, *waiting)}
+            if rung > 0 and (needed := 2 * to_come + begun):
+                found |= {trial.number for trial in self._next_best(rung)[:needed]}
+        return found
 
-    def _frontier(self, exhausted: bool) -> int | None:
-        """The first rung that is not complete; None where all are, or where the one before sent nothing up."""
-        for rung, here in enumerate(self.trials[: len(self.budgets)]):
-            if rung + 1 < len(self.budgets) and self.trials[rung + 1]:
-                continue
-            to_come = bool(self._rising(rung)) if rung > 0 else not exhausted and any(True for _ in self._vacant())
-            if to_come or any(trial.active for trial in here):
-                return rung
-            if not here:
-                return None
-        return None
+    def _to_come(self, exhausted: bool) -> list[int]:
+        """How many Trials each rung still gets at most: as many as if all that are still out below brought a result.
+
+        The lowest takes no more once one has risen: where the space ran out, or one was canceled later, it has less than `width`.
+        Nor does a rung from which more have risen than could if it still got some: it was complete.
+        """
+        trials = self.trials[: len(self.budgets)]
+        filled = exhausted or any(trials[1:2])
+        size = len(trials[0]) if filled else max(len(trials[0]), self.width)
+        room = [size, *(max(size // self.eta**rung, 1) for rung in range(1, len(trials)))]
+        found: list[int] = []
+        out = 0
+        for rung, here in enumerate(trials):
+            to_come = max(room[rung] - len(here), 0)
+            if rung > 0 and to_come > 0:
+                to_come = min(to_come, len(self._next_best(rung)) + out)
+            out = to_come + _active(here)
+            above = len(trials[rung + 1]) if rung + 1 < len(trials) else 0
+            if above > 0 and above + out > room[rung + 1]:
+                out, to_come = out - to_come, 0
+            found.append(to_come)
+        return found
 
     def _vacant(self) -> Iterator[int]:
         """Members that have no Trial yet; not listed, for a large budget in small units starts millions."""
         taken = {trial.slot.member for trial in self.trials[0]}
         return (member for member in range(self.width) if member not in taken)
 
-    def _rising(self, rung: int, spare: int = 0) -> list[Trial]:
-        """The Trials of the rung below that still have a place here, and so many more. In a space that ran out, `trials[0]` are
-        less than `width`."""
-        room = max(len(self.trials[0]) // self.eta**rung, 1) - len(self.trials[rung]) + spare
-        if room <= 0:
-            return []
+    def _next_best(self, rung: int) -> list[Trial]:
+        """The Trials of the rung below that may still rise to this one, best first."""
         taken = {trial.slot.member for trial in self.trials[rung]}
-        return [trial for trial in unless_lost(fit_to_rise(self.trials[rung - 1])) if trial.slot.member not in taken][:room]
+        return [trial for trial in unless_lost(fit_to_rise(self.trials[rung - 1])) if trial.slot.member not in taken]
+
+
+def _active(trials: Iterable[Trial]) -> int:
+    return sum(trial.active for trial in trials)

@@ -46,6 +46,40 @@ def test_free_places_go_to_the_next_round_while_a_rung_is_waited_for() -> None:
     assert [trial.slot.bracket for trial in run.start(6)] == [0, 0, 0, 0, 1, 1]
 
 
+def test_a_straggler_holds_back_only_what_depends_on_it() -> None:
+    run = Run(Halving(iterations=1), budgeted(1, 27))
+    run.end(run.start(27)[1:], by_number)
+    second = run.start(27)
+    assert [(trial.slot.rung, trial.slot.member) for trial in second] == [(1, member) for member in range(1, 9)], "eight of nine"
+    run.end(second, by_number)
+    third = run.start(27)
+    assert [(trial.slot.rung, trial.slot.member) for trial in third] == [(2, 1), (2, 2)], "the ninth may be the best there, too"
+    run.end(third, by_number)
+    assert run.start(27) == []
+    assert not run.schedule.finished(run.problem, run.history)
+    run.end(run.history[:1], failed)
+    finish(run, 27, by_number)
+    assert run.counts() == {(0, 0): (27, 1), (0, 1): (9, 3), (0, 2): (3, 9), (0, 3): (1, 27)}
+
+
+def test_a_tie_with_a_straggler_is_not_decided_before_it_ends() -> None:
+    run = Run(Halving(eta=2, iterations=1), budgeted(1, 2))
+    first = run.start(2)
+    run.end(first[1:], lambda trial: done(trial, 0.0))
+    assert run.start(2) == []
+    run.end(first[:1], lambda trial: done(trial, 0.0))
+    assert [trial.slot.member for trial in run.start(2)] == [0]
+
+
+def test_a_round_is_over_when_nothing_runs_any_more() -> None:
+    run = Run(Halving(eta=2, configurations=1, iterations=1), budgeted(1, 2))
+    run.end(run.start(1), by_number)
+    top = run.start(1)
+    assert not run.schedule.finished(run.problem, run.history)
+    run.end(top, by_number)
+    assert run.schedule.finished(run.problem, run.history)
+
+
 def test_a_round_in_which_all_fail_is_over_and_the_next_begins() -> None:
     run = Run(Halving(eta=2, iterations=2), budgeted(1, 4))
     run.end(run.start(4), failed)

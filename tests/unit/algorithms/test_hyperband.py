@@ -80,21 +80,15 @@ def test_members_keep_their_number_from_rung_to_rung_and_the_best_rise() -> None
     assert run.history[risen.donor].budget == 1  # type: ignore[index]
 
 
-def test_a_rung_opens_when_the_last_trial_below_has_ended_and_the_next_bracket_starts_meanwhile() -> None:
+def test_who_is_sure_to_rise_does_so_at_once_and_the_next_bracket_starts_meanwhile() -> None:
     run = Run(Hyperband(), budgeted(1, 9))
     first = run.start(9)
     run.end(first[:8], by_number)
-    waiting = run.start(2)
-    assert [(trial.slot.bracket, trial.slot.rung, trial.budget) for trial in waiting] == [(1, 0, 3)] * 2
+    places = [(trial.slot.bracket, trial.slot.rung, trial.slot.member) for trial in run.start(4)]
+    assert places == [(0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1)], "two of three, for the last may be better than the third"
     run.end(first[8:], by_number)
-    next_ones = run.start(5)
-    assert [(trial.slot.bracket, trial.slot.rung, trial.slot.member) for trial in next_ones] == [
-        (0, 1, 0),
-        (0, 1, 1),
-        (0, 1, 2),
-        (1, 0, 2),
-        (1, 0, 3),
-    ]
+    places = [(trial.slot.bracket, trial.slot.rung, trial.slot.member) for trial in run.start(3)]
+    assert places == [(0, 1, 2), (1, 0, 2), (1, 0, 3)]
 
 
 def test_places_are_counted_across_calls_so_that_a_rung_half_created_is_filled_and_no_more() -> None:
@@ -170,6 +164,15 @@ def test_a_place_that_was_freed_is_filled_again() -> None:
     assert (run.start(1)[0].slot.rung, run.history[-1].slot.member) == (1, 1)
 
 
+def test_a_rung_that_was_complete_takes_no_more_when_a_trial_is_deleted() -> None:
+    run = Run(Hyperband(iterations=1), budgeted(1, 9))
+    run.end(run.start(9), by_number)
+    run.end(run.start(3), by_number)
+    run.end(run.start(1), by_number)
+    run.history[10] = Trial(10, {"x": 0.5}, state=State.FAILED)  # its slot is free
+    assert {trial.slot.bracket for trial in run.start(5)} == {1}
+
+
 def test_trials_placed_by_others_are_passed_over() -> None:
     run = Run(Hyperband(iterations=1), budgeted(1, 81))
     for state in (State.DONE, State.FAILED, State.ACTIVE):
@@ -186,9 +189,12 @@ def test_checkpoints_are_kept_while_their_trial_may_rise_and_no_longer() -> None
     run = Run(Hyperband(iterations=1), budgeted(1, 9))
     first = run.start(9)
     run.end(first[:8], by_number)
-    assert run.schedule.donors(run.problem, run.history) == set(range(8)), "any of the first eight may rise"
+    kept = {0, 1, 2, 3, 4, 5}
+    assert run.schedule.donors(run.problem, run.history) == kept, (
+        "any of the best three, should the ninth fail, and a spare for each"
+    )
     run.end(first[8:], by_number)
-    assert run.schedule.donors(run.problem, run.history) == {0, 1, 2, 3, 4, 5}, "three more, lest the best cannot start from theirs"
+    assert run.schedule.donors(run.problem, run.history) == kept, "three more, lest the best cannot start from theirs"
     run.start(1)
     assert run.schedule.donors(run.problem, run.history) == {1, 2, 3, 4, 5}
     second = [run.history[-1], *run.start(2)]
@@ -244,6 +250,42 @@ def test_any_order_of_results_any_failures_and_any_workers_give_whole_brackets(
             below = on(run.history, rung - 1, bracket)
             fit = sum(trial.state is State.DONE for trial in below)
             assert count == min(fit, len(on(run.history, 0, bracket)) // eta**rung)
+
+
+@given(
+    high=st.sampled_from([9, 27, 40]),
+    eta=st.integers(2, 4),
+    workers=st.integers(1, 30),
+    levels=st.integers(2, 1000),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_who_rises_does_not_depend_on_who_is_faster(high: int, eta: int, workers: int, levels: int, seed: int) -> None:
+    """Whatever ends when, fails or is canceled: those on a rung are in the end the best of all that were on the one below."""
+    schedule = Hyperband(eta=eta, iterations=1)
+    run, rng = Run(schedule, budgeted(1, high)), random.Random(seed)
+    pace: dict[int, float] = {}
+    while not schedule.finished(run.problem, run.history):
+        active = [trial for trial in run.history if trial.active]
+        donors = schedule.donors(run.problem, run.history)
+        started = run.start(workers - len(active)) if len(active) < workers else []
+        assert all(trial.donor in donors for trial in started if trial.slot.rung), "no checkpoint was given up too early"
+        pace |= {trial.number: rng.choice([0.001, 0.1, 1.0]) for trial in started}
+        active += started
+        assert active, "nothing is active and nothing proposed: a stall"
+        [trial] = rng.choices(active, [pace[each.number] for each in active])
+        if rng.random() < 0.05:
+            run.history[trial.number] = Trial(trial.number, trial.params, state=State.FAILED)  # canceled: it has lost its slot
+        else:
+            run.end([trial], failed if rng.random() < 0.1 else lambda each: done(each, float(rng.randrange(levels))))
+    for bracket, rung in run.counts():
+        if bracket is not None and rung:
+            fit = [trial for trial in on(run.history, rung - 1, bracket) if trial.state is State.DONE]
+            best = sorted(fit, key=lambda trial: (trial.losses, trial.number))[
+                : max(len(on(run.history, 0, bracket)) // eta**rung, 1)
+            ]
+            risen = [trial.slot.member for trial in on(run.history, rung, bracket)]
+            assert sorted(trial.slot.member for trial in best) == sorted(risen)  # type: ignore[type-var]
 
 
 def test_a_large_budget_in_small_units_costs_no_more() -> None:

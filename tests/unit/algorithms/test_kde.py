@@ -88,14 +88,33 @@ def test_nothing_is_learned_before_two_more_results_than_make_a_set() -> None:
     assert proposals(LINE, history, **settings) != proposals(LINE, trials(LINE, 6, lambda p: -p["x"]), **settings)
 
 
-def test_only_the_highest_budget_with_enough_results_is_learned_from() -> None:
+def test_where_the_highest_budget_has_enough_results_lower_ones_say_no_more_what_is_good() -> None:
     low = trials(LINE, 40, lambda p: abs(p["x"] - 0.9), budget=1)
     high = [Trial(40 + i, t.params, 9, state=State.DONE, losses=(abs(t.params["x"] - 0.2),)) for i, t in enumerate(low[:12])]
-    alone = [Trial(t.number - 40, t.params, 9, state=t.state, losses=t.losses) for t in high]
     settings = {"random_fraction": 0.0, "min_points": 6}
     assert off(proposals(LINE, low + high[:3], **settings), 0.9) < 0.15
     assert off(proposals(LINE, low + high, **settings), 0.2) < 0.25
-    assert proposals(LINE, low + high, **settings) == proposals(LINE, alone, **settings)
+
+
+def test_the_good_of_higher_budgets_with_few_results_are_good_too() -> None:
+    low = [Trial(i, {"x": 0.5 + i / 80}, 1, state=State.DONE, losses=(-float(i),)) for i in range(40)]
+    high = [Trial(40 + i, {"x": x}, 9, state=State.DONE, losses=(x,)) for i, x in enumerate((0.1, 0.6, 0.65, 0.7, 0.75))]
+    settings = {"random_fraction": 0.0, "min_points": 6}
+    near = [sum(p["x"] < 0.3 for p in proposals(LINE, history, **settings)) for history in (low, low + high)]
+    assert near[0] < 10
+    assert near[1] > 50
+
+
+def test_the_worse_half_of_lower_budgets_is_among_the_others_but_for_those_trained_on() -> None:
+    high = [Trial(i, {"x": i / 20}, 9, state=State.DONE, losses=(abs(i / 20 - 0.6),)) for i in range(20)]
+    low = [Trial(20 + i, {"x": i / 80}, 1, state=State.DONE, losses=(float(i >= 40),)) for i in range(80)]
+    again = [Trial(20 + i, trial.params, 1, state=State.DONE, losses=(1.0,)) for i, trial in enumerate(high)]
+    settings = {"random_fraction": 0.0, "min_points": 6}
+    before = proposals(LINE, high, **settings)
+    assert proposals(LINE, high + again, **settings) == before
+    below = [sum(p["x"] < 0.5 for p in drawn) for drawn in (before, proposals(LINE, high + low, **settings))]
+    assert below[0] < 10
+    assert below[1] > 50
 
 
 def test_proposals_keep_away_from_active_trials_but_not_from_promoted_ones() -> None:
