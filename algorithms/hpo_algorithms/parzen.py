@@ -55,10 +55,13 @@ class Parzen:
         return together(self.kernels(C))
 
     def kernels(self, C: np.ndarray) -> np.ndarray:
-        """log k_j(x_j, X_ij) for each row x of C, snapped points of shape (m, d): shape (d, m, n), over which sums are quick."""
+        """log k_j(x_j, X_ij) for each row x of C, snapped points of shape (m, d): shape (d, m, n), over which sums are quick.
+
+        In single precision: most of a proposal's time goes into these, and half of it is saved.
+        """
         active = ~np.isnan(C)
         C = np.where(active, C, 0.5)
-        logk = np.empty((C.shape[1], len(C), self._n))
+        logk = np.empty((C.shape[1], len(C), self._n), np.float32)
         for columns, kernel in (
             (self._columns.continuous, self._continuous),
             (self._columns.discrete, self._discrete),
@@ -72,9 +75,11 @@ class Parzen:
 
     def _continuous(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
         h = self._h[columns, None]
-        z = (C.T / h)[:, :, None] - (self._X.T[columns] / h)[:, None, :]
-        norm = np.log(self._mass.T[columns] * h) + LOG_SQRT_2PI
-        return np.asarray(-0.5 * z * z - norm[:, None, :])
+        scale = h * math.sqrt(2)
+        z = _single(C.T / scale)[:, :, None] - _single(self._X.T[columns] / scale)[:, None, :]
+        z *= z  # in place: new memory of this size takes longer than the arithmetic
+        z += _single(np.log(self._mass.T[columns] * h) + LOG_SQRT_2PI)[:, None, :]
+        return np.asarray(np.negative(z, out=z))
 
     def _discrete(self, C: np.ndarray, columns: np.ndarray) -> np.ndarray:
         logk = np.empty((len(columns), len(C), self._n))
@@ -97,17 +102,18 @@ def together(kernels: np.ndarray) -> np.ndarray:
     """The logarithm of the density of all parameters together, of the logarithms of kernels, shape (d, m, n)."""
     logk = kernels.sum(axis=0)
     top = np.maximum(logk.max(axis=1, initial=0.0), 0.0)
-    total = np.exp(logk - top[:, None]).sum(axis=1) + np.exp(-top)
+    total = np.exp(logk - top[:, None]).sum(axis=1, dtype=float) + np.exp(-top)
     return np.asarray(top + np.log(total) - math.log(kernels.shape[2] + 1))
 
 
 def apart(*kernels: np.ndarray) -> np.ndarray:
-    """The logarithm of the product of the densities of each parameter alone, of the logarithms of kernels, shapes (d, m, n).
-
-    In single precision: the exponentials are most of a proposal's time, and that is a third of it.
-    """
-    sums = sum(np.exp(each.astype(np.float32)).sum(axis=2, dtype=float) for each in kernels)
+    """The logarithm of the product of the densities of each parameter alone, of the logarithms of kernels, shapes (d, m, n)."""
+    sums = sum(np.exp(each).sum(axis=2, dtype=float) for each in kernels)
     return np.asarray(np.log((1 + sums) / (1 + sum(each.shape[2] for each in kernels))).sum(axis=0))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)
 
 
 def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:

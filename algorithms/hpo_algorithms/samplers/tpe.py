@@ -23,16 +23,16 @@ from hpo_algorithms.settings import setting
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem
 
-MAX_GOOD = 25  # more would only blur the density of the good; with 1 in 10 this is reached at 250 Trials
+MAX_GOOD = 25  # more would only blur the density of the good; with 7 in 100 this is reached at 350 Trials
 FAIR_SHARE = 0.35  # of the results, good enough to say where a parameter alone should be; 0.25 was a little worse
-MAX_BAD = 500  # a sample of the others says as much about where they lie, and keeps 10,000 Trials as cheap as 1,000
+MAX_BAD = 150  # a sample of the others says as much about where they lie, and keeps 10,000 Trials as cheap as 1,000
 
 
 @dataclass(frozen=True, slots=True)
 class TPE:
     """Proposes what is likely among the good Trials and unlikely among the others.
 
-    1. Until there are `startupTrials` results: uniform draws.
+    1. Until there are `startupTrials` results: uniform draws. Trials that are still running count for half of them at most.
     2. The best share of the results is called good, all others bad: also what failed, and what is still running, so that Trials
        at the same time go to different places.
     3. Each set becomes a density: a mixture of one product kernel a Trial and of the uniform one. Kernels span all parameters,
@@ -40,17 +40,22 @@ class TPE:
     4. A few dozen Trials are too few for a density of many parameters together, but enough for each one alone: l(x) / g(x) is
        multiplied by the product over parameters of the same ratio, in which a third of the results is good. The more are good, the
        less this counts: what depends on each other, as a kernel and its width, must not be decided one by one for ever. Parameters
-       on which others are conditional are left out: how good a kernel is shows only once its own parameters are right.
+       on which others are conditional are left out: how good a kernel is shows only once its own parameters are right. So are
+       Trials still running: together they keep to different places, but each value of theirs may well be a good one.
     5. Of `candidates` drawn from the density l of the good, the one with the largest product is proposed.
 
     A proposal takes about a millisecond. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
     """
 
-    startup_trials: int = setting(6, "Results before the densities are used; more are spent blindly.", minimum=1, maximum=1000)
-    candidates: int = setting(
-        64, "Draws that the best is taken of; fewer explore, from 64 on it makes no difference.", minimum=1, maximum=1000
+    startup_trials: int = setting(
+        6, "Results before the densities are used, half of them may be active; more are spent blindly.", minimum=1, maximum=1000
     )
-    good_share: float = setting(0.1, "The share of the results that is called good, 25 of them at most.", minimum=0.01, maximum=0.5)
+    candidates: int = setting(
+        160, "Draws that the best is taken of; fewer explore, twice as many make no difference.", minimum=1, maximum=1000
+    )
+    good_share: float = setting(
+        0.07, "The share of the results that is called good, 25 of them at most.", minimum=0.01, maximum=0.5
+    )
     bandwidth: float = setting(
         0.7,
         "Width of the kernels, as a share of the deviation of the Trials they stand for; more explores.",
@@ -65,7 +70,7 @@ class TPE:
         space = problem.space
         results = ranked(problem, history, least=self.startup_trials)
         n = len(results.trials)
-        if results.told < self.startup_trials:
+        if results.told + min(results.told, len(results.active)) < self.startup_trials:
             return novel(
                 problem, history, numbers, lambda k, attempt: Draw(space.sample(stream(problem.seed, k, f"tpe/{attempt}")))
             )
@@ -74,7 +79,7 @@ class TPE:
         n_fair = max(n_good, min(math.ceil(FAIR_SHARE * counted), MAX_GOOD))
         # The others, sorted by rank, are thinned out evenly, so that their density keeps its shape whatever the number of Trials.
         seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]
-        X = encoded(space, [trial.params for trial in seen])
+        X, ended = encoded(space, [trial.params for trial in seen]), len(seen) - len(results.active)
         good, allowed = Parzen(space, X[:n_good], self.bandwidth), Allowed(space)
         parents = {condition.parameter for each in space.parameters for condition in each.when}
         alone = [j for j, name in enumerate(space.names) if name not in parents]
@@ -84,9 +89,10 @@ class TPE:
             C = good.sample(stream(problem.seed, number, f"tpe/{attempt}"), self.candidates)
             near, far = good.kernels(C), Parzen(space, X[n_good:], self.bandwidth).kernels(C)
             scores = together(near) - together(far)
-            near, far = near[alone], far[alone]
+            if parents:
+                near, far = near[alone], far[alone]
             fair = n_fair - n_good
-            scores += (apart(near, far[..., :fair]) - apart(far[..., fair:])) / math.sqrt(n_good)
+            scores += (apart(near, far[..., :fair]) - apart(far[..., fair : ended - n_good])) / math.cbrt(n_good)
             if space.size is not None:
                 scores[among(C, X)] = -np.inf
             if space.constraints:

@@ -12,6 +12,7 @@ from hpo_algorithms.encoding import Snapping, encoded
 from hpo_algorithms.parzen import Parzen, apart
 from hpo_algorithms.ranking import nondomination, ranked
 from hpo_algorithms.samplers.tpe import TPE
+from hpo_algorithms.streams import stream
 
 from tests.unit.work import assert_linear, lines, memory
 
@@ -97,6 +98,27 @@ def test_proposals_keep_away_from_active_trials():
     busy = [Trial(40 + i, {"x": 0.3 + 0.001 * i}) for i in range(8)]
     distance = [statistics.mean(abs(p["x"] - 0.3) for p in proposals(LINE, known)) for known in (history, history + busy)]
     assert distance[1] > 1.5 * distance[0]
+
+
+def test_a_value_that_several_active_trials_have_is_not_bad_for_that():
+    """It may well be a good one; they keep the next one away from the whole of what they have, not from each value."""
+    space = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in "xabcdefgh"])
+    rng = np.random.default_rng(1)
+    busy = [Trial(20 + i, {**space.sample(rng), "x": 0.3}) for i in range(20)]
+    drawn = proposals(space, [*trials(space, 20, lambda p: abs(p["x"] - 0.3)), *busy], 60)
+    assert statistics.median(abs(p["x"] - 0.3) for p in drawn) < 0.11
+
+
+def test_active_trials_count_for_half_of_what_the_densities_wait_for():
+    def drawn(done, active):
+        busy = [Trial(done + i, {"x": 0.9}) for i in range(active)]
+        return proposals(LINE, [*trials(LINE, done, lambda p: p["x"]), *busy], 10)
+
+    blind = [LINE.sample(stream(seed, 5, "tpe/0")) for seed in range(10)]
+    assert drawn(3, 2) == drawn(2, 3) == drawn(0, 5) == drawn(5, 0) == blind
+    waited = [LINE.sample(stream(seed, 7, "tpe/0")) for seed in range(10)]
+    assert drawn(2, 5) == waited
+    assert drawn(3, 4) != waited
 
 
 def test_several_at_once_are_what_one_after_another_would_be():
