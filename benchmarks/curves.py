@@ -118,6 +118,7 @@ PICTURES = {
     "nsga2": Picture(("nsga2", "ga", "random", "pymoo_nsga2_20", "pymoo_nsga2"), "pareto"),
     "random": Picture(("random", "sobol", "ga", "auto")),
     "sobol": Picture(("sobol", "random", "auto")),
+    "grid": Picture(("grid", "random", "auto")),
     "bohb": Picture(("bohb", "random@hyperband", "auto", "hpbandster_bohb", "optuna_hyperband"), "multifidelity"),
     "kde": Picture(("kde", "tpe", "random")),
     "schedules": Picture(("auto", "random@asha", "random@halving", "random@hyperband", "random@flat"), "multifidelity"),
