@@ -404,14 +404,16 @@ def _long(method: Method, spec: str, trials: int) -> Study:
         return _generations(spec, trials)
     first = method.build(problem := problem_on(_space(spec))).propose(problem, [], 0, BEGUN).proposals
     own = spec == "mixed" and any(each.memo for each in first)  # of a finite space hardly anything is left for its own draws
-    return _asked(method.algorithm if own else "random", method.schedule, spec, trials)
+    return _asked(method if own else method.drawn_at_random(), spec, trials)
 
 
 @functools.cache
-def _asked(algorithm: str, schedule: str, spec: str, trials: int) -> Study:
-    optimizer = Optimizer(_space(spec), {algorithm: {}}, {schedule: {}}, (MIN_BUDGET, MAX_BUDGET), seed=5)
+def _asked(method: Method, spec: str, trials: int) -> Study:
+    optimizer = Optimizer(_space(spec), *method.specs, (MIN_BUDGET, MAX_BUDGET), seed=5)
     while len(optimizer.history) < trials:
-        at_once = 200 if schedule == "flat" or len(optimizer.history) < trials - 200 else 10  # after which few promotions are due
+        at_once = (
+            200 if method.schedule == "flat" or len(optimizer.history) < trials - 200 else 10
+        )  # after which few promotions are due
         for trial in optimizer.ask(at_once):
             optimizer.tell(trial.number, _loss(optimizer.problem, trial))
     return optimizer.problem, optimizer.history
@@ -453,7 +455,7 @@ def _cases(method: Method) -> list[Study]:
 def _elsewhere(algorithms: tuple[tuple[str, str], ...]) -> dict[Method, list[Answer] | str]:
     """What one process with other hash seeds answers to the cases of these algorithms."""
     known = [method for method, promised in pairs(name for name, _ in algorithms) if promised is another_process_answers_the_same]
-    cases = [(method.algorithm, method.schedule, several(method), _cases(method)) for method in known]
+    cases = [(method.specs, several(method), _cases(method)) for method in known]
     payload = pickle.dumps((dict(algorithms), cases))
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.run([sys.executable, "-c", CHILD], input=payload, capture_output=True, env=environment, check=False)
@@ -465,9 +467,9 @@ CHILD = """
 import pickle, sys, traceback
 from hpo_algorithms import ALGORITHMS, build
 
-def answer(algorithm, schedule, count, cases):
+def answer(specs, count, cases):
     try:
-        methods = [build(problem, {algorithm: {}}, {schedule: {}} if schedule else None) for problem, _ in cases]
+        methods = [build(problem, *specs) for problem, _ in cases]
         return [method.propose(*case, len(case[1]), count) for method, case in zip(methods, cases)]
     except Exception:
         return traceback.format_exc()

@@ -36,22 +36,53 @@ MEMO_LIMIT = 2048  # bytes that a Trial resource may hold
 
 @dataclass(frozen=True)
 class Method:
-    """An algorithm under a schedule, by their names in the registry; no schedule for one that decides by itself how long."""
+    """An algorithm under a schedule, by their names in the registry; no schedule for one that decides by itself how long.
+
+    What is set besides the defaults is of the algorithm (`settings`) and of the schedule (`pace`).
+    """
 
     algorithm: str
     schedule: str | None
+    settings: tuple[tuple[str, Any], ...] = ()
+    pace: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.algorithm}-{self.schedule or 'itself'}"
+        set_to = "".join(f"-{name}-{value}" for name, value in self.settings + self.pace)
+        return f"{self.algorithm}-{self.schedule or 'itself'}{set_to}"
+
+    @property
+    def specs(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """As in a Study: `algorithm` and `schedule`."""
+        return {self.algorithm: dict(self.settings)}, {self.schedule: dict(self.pace)} if self.schedule else None
 
     def build(self, problem: Problem) -> Algorithm:
-        return build(problem, {self.algorithm: {}}, {self.schedule: {}} if self.schedule else None)
+        return build(problem, *self.specs)
+
+    def drawn_at_random(self) -> Method:
+        """Random draws under the same schedule."""
+        return Method("random", self.schedule, pace=self.pace)
+
+
+VARIANTS = [  # other ways that an algorithm or a schedule has, each with code of its own
+    Method("pso", "flat", (("mode", "generational"),)),
+    Method("ga", "flat", (("mode", "generational"),)),
+    Method("ga", "flat", (("mode", "regularized"),)),
+    Method("nsga2", "flat", (("mode", "generational"),)),
+    Method("gp", "flat", (("acquisition", "thompson"),)),
+    Method("gp", "flat", (("acquisition", "maxValueEntropy"),)),
+    Method("pbt", None, (("mode", "asynchronous"),)),
+    Method("pb2", None, (("mode", "asynchronous"),)),
+    Method("random", "asha", pace=(("form", "stopping"),)),
+    Method("random", "asha", pace=(("capped", False),)),
+    Method("random", "hyperband", pace=(("rounding", "hpbandster"),)),
+]
 
 
 def methods(algorithms: Iterable[str] | None = None) -> list[Method]:
-    """Each algorithm of the registry under each schedule that it can be combined with; `replay` searches nothing."""
-    found = []
-    for name in [each for each in ALGORITHMS if each != "replay"] if algorithms is None else algorithms:
+    """Each algorithm of the registry under each schedule that it can be combined with, and variants; `replay` searches nothing."""
+    names = [each for each in ALGORITHMS if each != "replay"] if algorithms is None else list(algorithms)
+    found = [each for each in VARIANTS if each.algorithm in names]
+    for name in names:
         combined = isinstance(load(ALGORITHMS[name])(), Sampler)
         found += [Method(name, schedule) for schedule in (SCHEDULES if combined else [None])]
     return found
@@ -195,7 +226,7 @@ class World:
 
         A population has only Trials that are its own: it begins by itself.
         """
-        drawn = self if self.name.schedule is None else World(Method("random", self.name.schedule), self.problem, self.ending)
+        drawn = self if self.name.schedule is None else World(self.name.drawn_at_random(), self.problem, self.ending)
         while len(drawn.history) < trials and not drawn.finished:
             drawn.ask(min(8, trials - len(drawn.history)))
             for trial in drawn.active:
@@ -243,7 +274,7 @@ class World:
         A schedule is left out, for whom it promotes depends on them, too.
         """
         ended = [self.ending(self.problem, trial) if trial.active else trial for trial in self.history]
-        method = Method(self.name.algorithm, self.name.schedule and "flat").build(self.problem)
+        method = Method(self.name.algorithm, self.name.schedule and "flat", self.name.settings).build(self.problem)
         for n in range(len(ended), len(ended) - 16, -1):
             count, known = 1 if self.name.schedule else n, ended[:n]
             if method.propose(self.problem, known, n, count) != method.propose(self.problem, exchanged(known), n, count):
