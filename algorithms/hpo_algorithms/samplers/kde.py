@@ -100,7 +100,8 @@ class KDE:
                 looked_at = looked_at[(len(looked_at) + 1) // 2 :]
             seen |= {space.key(trial.params): trial.params for trial in looked_at}
         others = [params for key, params in seen.items() if key not in good]
-        others = list(good.values())[max(len(good) - max(least - len(others), 0), 0) :] + others
+        missing = max(least - len(others), 0)
+        others = list(good.values())[max(len(good) - missing, 0) :] + others
         others = others[:: max(1, math.ceil(len(others) / MAX_BAD))]
         known = {space.key(trial.params) for trial in history if not trial.active}
         others += [trial.params for trial in history if trial.active and space.key(trial.params) not in known]

@@ -44,7 +44,7 @@ class TPE:
        Trials still running: together they keep to different places, but each value of theirs may well be a good one.
     5. Of `candidates` drawn from the density l of the good, the one with the largest product is proposed.
 
-    A proposal takes about a millisecond. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
+    A proposal takes about two milliseconds. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
     """
 
     startup_trials: int = setting(

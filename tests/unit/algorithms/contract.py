@@ -411,10 +411,8 @@ def _long(method: Method, spec: str, trials: int) -> Study:
 def _asked(method: Method, spec: str, trials: int) -> Study:
     optimizer = Optimizer(_space(spec), *method.specs, (MIN_BUDGET, MAX_BUDGET), seed=5)
     while len(optimizer.history) < trials:
-        at_once = (
-            200 if method.schedule == "flat" or len(optimizer.history) < trials - 200 else 10
-        )  # after which few promotions are due
-        for trial in optimizer.ask(at_once):
+        at_the_end = len(optimizer.history) >= trials - 200  # ten at once there, after which few promotions are due
+        for trial in optimizer.ask(10 if at_the_end and method.schedule != "flat" else 200):
             optimizer.tell(trial.number, _loss(optimizer.problem, trial))
     return optimizer.problem, optimizer.history
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from hpo_algorithms import ALGORITHMS, SCHEDULES, Algorithm, Problem, Proposal, State, Trial, build
+from hpo_algorithms import ALGORITHMS, SCHEDULES, Problem, Proposal, State, Trial
 from hpo_algorithms.registry import load
 from hpo_algorithms.settings import Setting, settings_of
 
@@ -53,18 +52,6 @@ ALIKE = {("gp", "acquisition"): {"EI"}}  # the expected improvement is largest w
 TRIALS = {"botorch": 14, "gp": 16, "smac": 24}
 
 
-@dataclass(frozen=True)
-class Configured(Method):
-    """With settings of the schedule, or of the algorithm where there is none to set."""
-
-    settings: Settings = field(default_factory=dict)
-    of_schedule: bool = False
-
-    def build(self, problem: Problem) -> Algorithm:
-        algorithm = {self.algorithm: {} if self.of_schedule else self.settings}
-        return build(problem, algorithm, {self.schedule: self.settings if self.of_schedule else {}} if self.schedule else None)
-
-
 def resting(problem: Problem, trial: Trial) -> Trial:
     """A bowl in the unit cube with a flat bottom, and a curve that falls for some steps and then rests."""
     away = float(np.nansum((problem.space.encode(trial.params) - 0.3) ** 2))
@@ -82,10 +69,11 @@ class Study(World):
 
 def study(name: str, settings: Settings) -> list[Any]:
     """All that the Trials of a Study show of what was decided."""
+    chosen = tuple(settings.items())
     if name in SCHEDULES:
-        method = Configured("random", name, settings, of_schedule=True)
+        method = Method("random", name, pace=chosen)
     else:
-        method = Configured(name, None if name in ("pbt", "pb2") else "flat", settings)
+        method = Method(name, None if name in ("pbt", "pb2") else "flat", chosen)
     history = Study(method, problem_on(read(MIXED)), resting).run(TRIALS.get(name, 60)).history
     return [(trial.params, trial.budget, trial.slot, trial.donor, trial.state, trial.step) for trial in history]
 
