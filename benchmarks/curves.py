@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import multifidelity, optimisers, pareto, searchers
+from benchmarks import multifidelity, optimisers, pareto, population, searchers
 from benchmarks.cache import Runs
 from benchmarks.tasks import DATA, SEVEN, SIX_MF, Task, load_tasks
+from benchmarks.training import TASKS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "algorithms" / "curves"
 PEERS = {*optimisers.PEERS, *searchers.PEERS, *pareto.PEERS}
@@ -40,6 +41,8 @@ class Benchmark:
     read: Callable[[Task | None, str, dict[str, Any]], list[float]]
     before: str = ""  # of the keys in the cache
     after: str = ""
+    scale: str = "log"
+    low: float | None = 0  # end of the vertical axis
 
 
 def _regrets(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
@@ -55,6 +58,10 @@ def _regrets_by_budget(task: Task | None, name: str, row: dict[str, Any]) -> lis
 def _shares(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
     losses, front = [(first, second) for first, second in row["losses"]], pareto.whole(pareto.PROBLEMS[name])
     return [pareto.volume(losses[:count]) / front for count in BENCHMARKS["pareto"].x]
+
+
+def _squared_distances(task: Task | None, name: str, row: dict[str, Any]) -> list[float]:
+    return [TASKS[name].shown(loss) for loss in row["lowest"]]
 
 
 BENCHMARKS = {
@@ -84,6 +91,17 @@ BENCHMARKS = {
         pareto.version_of,
         _shares,
     ),
+    "population": Benchmark(
+        np.arange(10, 201, 10),
+        (10, 50, 100, 150, 200),
+        ("steps of training", "log10 of the best loss of eight members"),
+        ("quadratic",),
+        population.version_of,
+        _squared_distances,
+        after="/8",  # members
+        scale="linear",
+        low=None,
+    ),
 }
 
 
@@ -101,6 +119,8 @@ class Picture:
 
     def command(self, name: str) -> str:
         """What measures a line of it."""
+        if self.of == "population":
+            return f"python -m benchmarks.population --tasks {','.join(self.tasks)} --members 8 --ours '{name}' --peers= --every 2"
         tasks = "" if self.of == "pareto" else f" --tasks {','.join(self.tasks)}"
         ours, peers = ("", name) if name in PEERS else (name, "")
         return f"python -m benchmarks.{self.of} --ours '{ours}' --peers '{peers}' --seeds 2,4,6{tasks}"
@@ -121,6 +141,8 @@ PICTURES = {
     "grid": Picture(("grid", "random", "auto")),
     "bohb": Picture(("bohb", "random@hyperband", "auto", "hpbandster_bohb", "optuna_hyperband"), "multifidelity"),
     "kde": Picture(("kde", "tpe", "random")),
+    "pbt": Picture(("pbt", "random"), "population"),
+    "pb2": Picture(("pb2", "pbt", "random"), "population"),
     "schedules": Picture(("auto", "random@asha", "random@halving", "random@hyperband", "random@flat"), "multifidelity"),
 }
 
@@ -165,7 +187,8 @@ def draw(title: str, picture: Picture, tasks: dict[str, Task | None], runs: Runs
         axes.plot(benchmark.x, mean, label=f"{name} ({seeds})", linewidth=1.4 if i else 2.2, zorder=3 - i / 10, **style)
         axes.fill_between(benchmark.x, mean - error, mean + error, color=style["color"], alpha=0.12, linewidth=0)
     xlabel, ylabel = benchmark.labels
-    axes.set(xscale="log", xlabel=xlabel, ylabel=f"{ylabel}, {len(tasks)} tasks", ylim=(0, None))
+    several = f", {len(tasks)} tasks" if len(tasks) > 1 else ""
+    axes.set(xscale=benchmark.scale, xlabel=xlabel, ylabel=ylabel + several, ylim=(benchmark.low, None))
     axes.set_xticks(list(benchmark.ticks), [str(tick) for tick in benchmark.ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.25)

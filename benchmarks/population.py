@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cache import Runs
 from benchmarks.names import NAMED
-from benchmarks.optimisers import settings_of
+from benchmarks.optimisers import fingerprint, settings_of
 from benchmarks.training import TASKS, Task
 
 OURS = {
@@ -42,21 +43,25 @@ AGAIN = "@replay"  # behind a name: what its schedule brings when it is trained 
 ELSEWHERE = 1_000_000  # added to the numbers of Trials that noise depends on
 
 
-def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
-    """The best loss at the end of a population of ours, or of as many Trials with constant settings."""
+def ours(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> list[float]:
+    """The best loss of a population of ours, or of as many Trials with constant settings, each interval: the last is at the end."""
     name, settings = next(iter(algorithm.items()))
     populated = name != "random"
     given = task.given[:members] if len(task.given) == members else ()
-    found = _trained({name: {**settings, "population": members} if populated else {}}, task, seed, members, given)
-    return min(loss for loss, _ in found)
+    return _trained({name: {**settings, "population": members} if populated else {}}, task, seed, members, given)[1]
+
+
+def version_of(label: str) -> str:
+    """Changes whenever what the label stands for may have changed."""
+    return fingerprint(next(iter(named(label))))
 
 
 def replayed(algorithm: Mapping[str, Mapping[str, Any]], task: Task, members: int, seed: int) -> float:
     """The loss of the schedule that a population has found, trained once more from nothing: other noise, where there is any."""
     name, settings = next(iter(algorithm.items()))
     given = task.given[:members] if len(task.given) == members else ()
-    _, schedule = min(_trained({name: {**settings, "population": members}}, task, seed, members, given), key=lambda each: each[0])
-    return min(loss for loss, _ in _trained({"replay": {}}, task, seed, 1, schedule, ELSEWHERE))
+    schedule, _ = _trained({name: {**settings, "population": members}}, task, seed, members, given)
+    return _trained({"replay": {}}, task, seed, 1, schedule, ELSEWHERE)[1][-1]
 
 
 def _trained(
@@ -66,28 +71,32 @@ def _trained(
     members: int,
     given: Sequence[Mapping[str, Any]],
     noise: int = 0,
-) -> list[tuple[float, list[Mapping[str, Any]]]]:
-    """The losses at the end, each with the settings of every generation on the way."""
+) -> tuple[list[Mapping[str, Any]], list[float]]:
+    """The settings of every generation that led to the best loss at the end, and the best loss after each interval."""
     from hpo_algorithms import Optimizer, Space, registry
 
     name, space = next(iter(algorithm)), Space.from_spec(task.spec)
     registry.ALGORITHMS.update({name: NAMED[name]} if name in NAMED else {})  # no Study can name them
     optimizer = Optimizer(space, algorithm, budget=(task.interval, task.steps), seed=seed, given=given)
     kept: dict[int, tuple[int, Any, list[Mapping[str, Any]]]] = {}
-    found = []
+    schedules: list[tuple[float, list[Mapping[str, Any]]]] = []
+    lowest = [math.inf] * (task.steps // task.interval)
     while (name != "random" or len(optimizer.history) < members) and (trials := optimizer.ask(members)):
         for trial in trials:
-            start, before, settings = kept[trial.donor] if trial.donor is not None else (0, task.start(), [])
+            start, state, settings = kept[trial.donor] if trial.donor is not None else (0, task.start(), [])
             assert trial.budget is not None
-            after, loss = task.train(before, start, trial.budget, trial.params, (seed, noise + trial.number))
-            kept[trial.number] = trial.budget, after, [*settings, trial.params]
+            for step in range(start, trial.budget, task.interval):
+                end = step + task.interval
+                state, loss = task.train(state, step, end, trial.params, (seed, noise + trial.number))
+                lowest[step // task.interval] = min(lowest[step // task.interval], loss)
+            kept[trial.number] = trial.budget, state, [*settings, trial.params]
             if math.isfinite(loss):
                 optimizer.tell(trial.number, loss)
             else:
                 optimizer.tell(trial.number, state="infeasible")
             if trial.budget == task.steps:
-                found.append((loss, kept[trial.number][2]))
-    return found
+                schedules.append((loss, kept[trial.number][2]))
+    return min(schedules, key=lambda each: each[0])[1], lowest
 
 
 def named(label: str) -> dict[str, dict[str, Any]]:
@@ -97,6 +106,17 @@ def named(label: str) -> dict[str, dict[str, Any]]:
         raise SystemExit(f"--ours: {bare}: not known; known: {', '.join(OURS)}")
     ((name, own),) = OURS[bare].items()
     return {name: {**own, **settings}}
+
+
+def known(label: str, task: str, members: int, seed: int, runs: Runs) -> list[float]:
+    """What `ours` gives, read from the cache where it has been made."""
+    algorithm = named(label)
+    if next(iter(algorithm)) in NAMED:  # of which there is no digest
+        return ours(algorithm, TASKS[task], members, seed)
+    key = f"{label}/{version_of(label)}/{task}/{seed}/{TASKS[task].steps}/{members}"
+    row = runs.get(key) or runs.put(key, {"lowest": ours(algorithm, TASKS[task], members, seed)})
+    found: list[float] = row["lowest"]
+    return found
 
 
 def peer(python: str, name: str, task: str, members: int, seeds: Sequence[int]) -> list[float]:
@@ -143,18 +163,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if peers and subprocess.run([given.ray, "-c", "import ray, sklearn"], capture_output=True, check=False).returncode:
         print(f"{', '.join(peers)}: left out, for {given.ray} has no Ray: see the head of benchmarks/population.py ({RAY})")
         peers = []
+    runs = Runs("population")
     for name in given.tasks.split(","):
         task = TASKS[name]
         if given.constants:
             print(f"{name:10s} best constant            {task.shown(constant(task, given.constants)):9.4f}", flush=True)
         for members in [int(count) for count in given.members.split(",") if count] or task.members:
             for label in [*[each for each in given.ours.split(",") if each], *peers]:
-                measured = replayed if label.endswith(AGAIN) else ours
-                found = (
-                    peer(given.ray, label, name, members, seeds)
-                    if label in peers
-                    else [measured(named(label.removesuffix(AGAIN)), task, members, seed) for seed in seeds]
-                )
+                if label in peers:
+                    found = peer(given.ray, label, name, members, seeds)
+                elif label.endswith(AGAIN):
+                    found = [replayed(named(label.removesuffix(AGAIN)), task, members, seed) for seed in seeds]
+                else:
+                    found = [known(label, name, members, seed, runs)[-1] for seed in seeds]
                 losses = np.array([task.shown(loss) for loss in found])
                 error = losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
                 print(

@@ -88,21 +88,26 @@ class CMAES:
         mine = {trial.number: _start(trial) for trial in drawn if _index(trial) == index}
         told = sorted((trial for trial in ended if trial.number in mine), key=lambda trial: trial.number)
         starts = [start for start in mine.values() if start is not None]
-        search = self._begun(problem.space, index, starts[-1] if starts else np.full(d, 0.5))
-        if index == 0 and len(told) < search.population:  # those that look for a place to start from may not all have ended yet
+        start = starts[-1] if starts else np.full(d, 0.5)
+        if index == 0 and len(told) < self._size(d, 0):  # those that look for a place to start from may not all have ended yet
             ordered, usable = best_first(problem, [trial for trial in ended if trial.number not in mine])
             if usable:
-                start = problem.space.encode(ordered[0].params)
-                search = self._begun(problem.space, 0, np.where(np.isnan(start), 0.5, start))
+                found = problem.space.encode(ordered[0].params)
+                start = np.where(np.isnan(found), 0.5, found)
+        search = self._begun(problem.space, index, start)
         search = _replayed(search, f"{self!r} {problem.space!r}", _generations(problem, told, search.population))
         if search.over and self.restarts:
             return self._begun(problem.space, index + 1, stream(problem.seed, index + 1, "cmaes/restart").random(d))
         return search
 
     def _begun(self, space: Space, index: int, start: np.ndarray) -> _Search:
-        population = self.population or 4 + math.floor(3 * math.log(len(space)))
         start = unpacked(packed(start))  # as it will be read from the memos
-        return _Search(space, index, start, self.sigma, population * 2 ** min(index, DOUBLINGS))
+        return _Search(space, index, start, self.sigma, self._size(len(space), index))
+
+    def _size(self, d: int, index: int) -> int:
+        """The population of a search on d parameters, after `index` restarts."""
+        first = self.population or 4 + math.floor(3 * math.log(d))
+        return first << min(index, DOUBLINGS)
 
 
 class _Search:
