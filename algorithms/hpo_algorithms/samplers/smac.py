@@ -31,6 +31,9 @@ STARTS = 5  # best Trials, and best challengers, that local search starts from
 STEPS = 8  # of a local search at most
 WIDTHS = (0.2, 0.1, 0.03, 0.01)  # of the normal steps that make a number's neighbours
 NAMES = 10  # neighbours of a categorical at most
+LEAVES = (1, 5)  # least results in a leaf: where trees foresee losses, and where noise has to be averaged out
+JUDGED = 25, 200  # results from which on leaves are compared, and how many are looked at for it
+FOLDS, FEW = 4, 8  # into which they are dealt, and trees grown for each
 UNSURE = 1e-4  # deviation where all trees agree, relative to that of the losses
 
 
@@ -40,7 +43,9 @@ class SMAC:
 
     1. The first `startupTrials` are spread evenly over the space.
     2. Each of `trees` trees is grown on all Trials until each leaf holds one loss, with cuts at random places [Geurts2006]: at a
-       Trial all trees agree, and the further from any Trial, the less they do. A parameter that is inactive is -1. Failed and
+       Trial all trees agree, and the further from any Trial, the less they do. Where leaves of five losses say better what Trials
+       left out have brought, losses are noisy: then these are taken, and the best is what trees expect of the best Trial, not
+       what luck has made of one. A parameter that is inactive is -1. Failed and
        infeasible Trials and those that break an outcome constraint count as the worst known, active ones as if they had brought
        what the trees expect. Until `startupTrials` keep the constraints, what is learned is the order of all, in which who breaks
        them less stands before who breaks them more.
@@ -94,12 +99,13 @@ class SMAC:
         losses = np.where(finite, losses, losses[finite].max())
         kept = thinned(losses, KNOWN)
         X, y = results.X[kept], winsorised(losses[kept])
-        forest = Forest(X, results.reach[kept], y, self.trees, rng)
+        leaf = least_in_leaf(X, results.reach[kept], y, rng)
+        forest = Forest(X, results.reach[kept], y, self.trees, rng, leaf)
         if len(active):
             expected = forest.predict(active)[0]
             X, y = np.vstack([X, active]), np.append(y, expected)
-            forest = Forest(X, np.append(results.reach[kept], np.ones(len(active))), y, self.trees, rng)
-        best, tried = float(y.min()), np.vstack([results.X, active])
+            forest = Forest(X, np.append(results.reach[kept], np.ones(len(active))), y, self.trees, rng, leaf)
+        best, tried = float((y if leaf == 1 else forest.predict(X)[0]).min()), np.vstack([results.X, active])
 
         def score(C: np.ndarray) -> np.ndarray:
             values = log_ei(*forest.predict(C), best)
@@ -110,15 +116,21 @@ class SMAC:
 
 
 class Forest:
-    """Trees with random cuts on encodings of shape (n, d), the reach of each Trial, shape (n,), and targets, shape (n,)."""
+    """Trees with random cuts on encodings of shape (n, d), the reach of each Trial, shape (n,), and targets, shape (n,).
 
-    def __init__(self, X: np.ndarray, reach: np.ndarray, y: np.ndarray, trees: int, rng: np.random.Generator) -> None:
+    A leaf holds `leaf` targets at least.
+    """
+
+    def __init__(
+        self, X: np.ndarray, reach: np.ndarray, y: np.ndarray, trees: int, rng: np.random.Generator, leaf: int = 1
+    ) -> None:
         from sklearn.tree import ExtraTreeRegressor
 
         F = _imputed(X, reach)
         seeds = rng.integers(2**31, size=trees).tolist()
         self._trees = [
-            ExtraTreeRegressor(max_features=None, random_state=seed).fit(F, y, check_input=False).tree_ for seed in seeds
+            ExtraTreeRegressor(max_features=None, min_samples_leaf=leaf, random_state=seed).fit(F, y, check_input=False).tree_
+            for seed in seeds
         ]
 
     def predict(self, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +138,26 @@ class Forest:
         F = _imputed(C, np.ones(len(C)))
         values = np.array([tree.predict(F)[:, 0] for tree in self._trees])
         return values.mean(axis=0), np.sqrt(values.var(axis=0) + UNSURE**2)
+
+
+def least_in_leaf(X: np.ndarray, reach: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> int:
+    """The one of `LEAVES` with which forests say best what is left out of them; with few results the first."""
+    from hpo_algorithms.gp.ensemble import thinned
+
+    few, many = JUDGED
+    if len(y) < few:
+        return LEAVES[0]
+    kept = thinned(y, many)
+    X, reach, y = X[kept], reach[kept], y[kept]
+    folds = rng.permutation(len(y)) % FOLDS
+    errors = dict.fromkeys(LEAVES, 0.0)
+    for fold in range(FOLDS):
+        out = folds == fold
+        for leaf in LEAVES:
+            # A mean over few trees has an error besides that one over all would not have: their variance, by their number.
+            mean, deviation = Forest(X[~out], reach[~out], y[~out], FEW, rng, leaf).predict(X[out])
+            errors[leaf] += float((np.square(mean - y[out]) - np.square(deviation) / (FEW - 1)).sum())
+    return min(LEAVES, key=errors.__getitem__)
 
 
 def _imputed(X: np.ndarray, reach: np.ndarray) -> np.ndarray:

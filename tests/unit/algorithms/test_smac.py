@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.encoding import Columns, Snapping, encoded
-from hpo_algorithms.samplers.smac import NAMES, SMAC, Forest, Neighbours, maximum
+from hpo_algorithms.samplers import smac
+from hpo_algorithms.samplers.smac import JUDGED, NAMES, SMAC, Forest, Neighbours, least_in_leaf, maximum
 
 MIXED = Space.from_spec(
     [
@@ -57,6 +58,40 @@ def test_one_cut_sets_apart_what_does_not_have_a_parameter() -> None:
     mean, _ = forest(X, np.array([0.0, 0.0, 1.0, 1.0])).predict(np.array([[0.3, np.nan], [0.3, 0.5]]))
     assert mean[0] < 0.4
     assert mean[1] > 0.6
+
+
+def leaf(seed: int, noise: float, count: int = 60, dimensions: int = 2) -> int:
+    rng = np.random.default_rng(seed)
+    X = rng.random((count, dimensions))
+    y = np.sin(5 * X).sum(axis=1) + np.square(X - 0.4).sum(axis=1)
+    return least_in_leaf(X, np.ones(count), y / y.std() + noise * rng.standard_normal(count), rng)
+
+
+def test_leaves_hold_one_result_where_trees_foresee_the_others_and_several_where_losses_are_noise() -> None:
+    assert [leaf(seed, 0.0) for seed in range(20)] == [1] * 20
+    assert [leaf(seed, 5.0) for seed in range(20)].count(5) >= 15
+
+
+def test_that_few_trees_differ_among_themselves_is_not_taken_for_noise() -> None:
+    """Larger leaves make trees more alike: compared by few of them as they are, they would win twelve times of thirty."""
+    assert [leaf(seed, 0.3, 40, dimensions=8) for seed in range(30)].count(5) <= 7
+
+
+def test_few_results_do_not_say_whether_losses_are_noise() -> None:
+    assert {leaf(seed, 5.0, JUDGED[0] - 1) for seed in range(20)} == {1}
+
+
+def test_a_lucky_result_among_noise_holds_the_search_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def distance(seed: int) -> float:
+        noise = np.random.default_rng(seed)
+        history = trials(PLANE, 60, lambda _: float(noise.standard_normal()))
+        history[7] = Trial(7, {"x": 0.5, "y": 0.5}, state=State.DONE, losses=(-5.0,))
+        drawn = [SMAC(random_share=0).draw(Problem(PLANE, seed=seed), history, [k])[0].params for k in range(60, 65)]
+        return statistics.median(math.hypot(p["x"] - 0.5, p["y"] - 0.5) for p in drawn)
+
+    found = statistics.median(map(distance, range(5)))
+    monkeypatch.setattr(smac, "LEAVES", (1,))
+    assert found > 2 * statistics.median(map(distance, range(5)))
 
 
 def test_neighbours_differ_in_one_parameter_and_hold_every_other_name() -> None:
