@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
+from hpo_algorithms import Trial as Seen
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.claims import GPU_CLASSES, claimed_gpus
@@ -223,7 +224,7 @@ class Controller:
 
     async def _recall(self, state: StudyState, study: Study) -> str:
         """What earlier Studies have found; gives the reason, with the remedy, where one of them is of no use."""
-        state.earlier, refused = [], ""
+        known, refused = list[list[Seen]](), ""
         named = study.spec.warm_start.studies if study.spec.warm_start else ()
         space = problem_of(study.spec, 0).space if named else None
         for place, each in enumerate(named):
@@ -238,7 +239,8 @@ class Controller:
             found = earlier_trials(space, study.spec, trials, study.metadata.creation_timestamp)
             if reason := nothing_to_learn(study.spec, each.name, found):
                 refused = refused or path + reason
-            state.earlier.append(found)
+            known.append(found)
+        state.earlier = known  # only when all were read: what could not be is looked for anew
         return refused
 
     async def _unusable(self, study: Study) -> str:
