@@ -345,7 +345,9 @@ class Controller:
             alive |= {each["metadata"]["uid"]: each async for each in self._client.list(STUDIES, namespace)}
         for uid, state in list(self.store.studies.items()):
             if uid not in alive:
-                self.store.study("DELETED", state.raw)
+                found = await self._client.get(STUDIES, state.namespace, state.name)  # it may be younger than the list
+                if found is None or found["metadata"]["uid"] != uid:
+                    self.store.study("DELETED", state.raw)
             elif not state.is_history:
                 state.put_study(alive[uid])
                 state.invalid = ""  # what has made its template refused may have been mended

@@ -9,7 +9,7 @@ from hpo_operator.cluster.client import RequestFailed
 from hpo_operator.resources import StudyName, WarmStart
 
 from tests.unit.operator.builders import a_study, a_trial
-from tests.unit.operator.cluster.api import Bench
+from tests.unit.operator.cluster.api import NAMESPACE, UID, Bench
 
 
 def test_earlier_studies_that_cannot_be_read_for_now_are_read_when_it_is_tried_again() -> None:
@@ -30,3 +30,23 @@ def test_earlier_studies_that_cannot_be_read_for_now_are_read_when_it_is_tried_a
     assert asyncio.run(bench.controller._prepare(bench.state))
     assert bench.state.earlier is not None
     assert [[trial.loss for trial in found] for found in bench.state.earlier] == [[0.5]]
+
+
+def test_a_study_that_is_created_while_all_are_listed_is_not_taken_for_deleted() -> None:
+    bench = Bench(a_study())
+    late = {"name": "late", "namespace": NAMESPACE, "uid": "late-uid"}
+
+    def create(verb: str, kind: str, name: str) -> None:
+        if verb == "list":
+            bench.store.study("ADDED", bench.api.put({"apiVersion": "hpo.dev/v1alpha1", "kind": "Study", "metadata": late}))
+
+    bench.api.meanwhile = create
+    asyncio.run(bench.controller.resync())
+    assert set(bench.store.studies) == {UID, "late-uid"}
+
+
+def test_a_study_that_is_not_there_any_more_is_forgotten() -> None:
+    bench = Bench(a_study())
+    bench.api.objects.clear()
+    asyncio.run(bench.controller.resync())
+    assert not bench.store.studies
