@@ -90,9 +90,7 @@ class Controller:
                     group.create_task(self._work())
         finally:
             for state in self.store.studies.values():
-                state.close()
-                for request in state.requests.values():
-                    request.cancel()
+                state.end()
 
     async def _work(self) -> None:
         while True:

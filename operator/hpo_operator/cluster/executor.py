@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from hpo_operator import conditions as c
@@ -104,23 +105,22 @@ class Executor:
 
     def _begin(self, state: StudyState, key: int | str, work: Callable[..., Coroutine[Any, Any, None]], *about: Any) -> None:
         if key not in state.requests:
-            state.requests[key] = asyncio.create_task(self._carry_out(state, key, work(state, *about)))
+            state.requests[key] = asyncio.create_task(self._carry_out(state, key, partial(work, state, *about)))
 
-    async def _carry_out(self, state: StudyState, key: int | str, work: Coroutine[Any, Any, None]) -> None:
+    async def _carry_out(self, state: StudyState, key: int | str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         since = time.monotonic()
         try:
             if key == CREATION:  # there is one, on which those wait whose places are free
-                await work
+                await work()
             else:
                 async with state.limit:
-                    await work
+                    await work()
             self._queue.forgive(state.uid)
         except Exception as failure:
             if state.failure is None and since > state.failed_at:  # those under way with it are part of the same trouble
                 about = state.ledger.created if key == CREATION and state.ledger is not None else key
                 state.failure = failure, about if isinstance(about, int) else None
         finally:
-            work.close()
             del state.requests[key]
         self._queue.add(state.uid)
 

@@ -280,6 +280,13 @@ class StudyState:
             self.study = with_status(self.study, raw)
         return True
 
+    def end(self) -> None:
+        """The Study is gone: what is under way for it is of no use any more, and who works on it plans no more."""
+        self.close()
+        self.edited = True
+        for request in self.requests.values():
+            request.cancel()
+
     def close(self) -> None:
         """End the Study's worker process."""
         if self.timer is not None:
@@ -303,7 +310,7 @@ class Store:
         uid: str = metadata["uid"]
         if event == "DELETED":
             if uid in self.studies:
-                self.studies.pop(uid).close()
+                self.studies.pop(uid).end()
             return uid
         if uid not in self.studies:
             self.studies[uid] = StudyState(metadata["namespace"], metadata["name"], uid, raw, source=self._source)

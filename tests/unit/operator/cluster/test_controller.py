@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hpo_algorithms import Proposal
 from hpo_operator.cluster.client import RequestFailed
+from hpo_operator.planner import Consultation
 from hpo_operator.resources import StudyName, WarmStart
 
 from tests.unit.operator.builders import a_study, a_trial
@@ -50,3 +52,20 @@ def test_a_study_that_is_not_there_any_more_is_forgotten() -> None:
     bench.api.objects.clear()
     asyncio.run(bench.controller.resync())
     assert not bench.store.studies
+
+
+def test_nothing_is_begun_for_a_study_that_is_deleted_while_it_is_looked_at() -> None:
+    bench = Bench(a_study())
+    bench.state.resync = True
+    bench.state.consultation = Consultation(0, 0, (Proposal({"x": 0.5}),), count=2)
+
+    def delete(verb: str, kind: str, name: str) -> None:
+        if (verb, kind) == ("list", "Pod"):
+            bench.store.study("DELETED", bench.state.raw)
+
+    async def run() -> bool:
+        bench.api.meanwhile = delete
+        await bench.controller._look(bench.state)
+        return bool(bench.state.requests)
+
+    assert not asyncio.run(run())

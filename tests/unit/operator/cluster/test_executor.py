@@ -1,0 +1,33 @@
+"""What is written, and what is not any more, when something happens between a decision and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hpo_operator.planner import CreateTrial
+
+from tests.unit.operator.builders import a_study, a_trial
+from tests.unit.operator.cluster.api import Bench
+
+
+async def answered(bench: Bench) -> None:
+    """All that is under way is answered."""
+    while under_way := [each for each in bench.state.requests.values() if not each.done()]:
+        await asyncio.wait(under_way)
+
+
+def test_a_study_that_is_deleted_while_its_trials_are_created_gets_no_more_of_them_and_no_workloads() -> None:
+    bench = Bench(a_study())
+
+    def delete(verb: str, kind: str, name: str) -> None:
+        if (verb, name) == ("create", "digits-2"):
+            bench.store.study("DELETED", bench.state.raw)
+
+    async def run() -> None:
+        bench.api.meanwhile = delete
+        bench.executor.execute(bench.state, [CreateTrial(a_trial(number).build()) for number in range(5)])
+        await answered(bench)
+
+    asyncio.run(run())
+    assert bench.api.did("create", "Trial") == ["digits-0", "digits-1", "digits-2"]
+    assert bench.api.did("create", "Job") == []
