@@ -169,9 +169,9 @@ class Executor:
             return  # deleted by hand meanwhile
         if number not in state.own:  # another operator may have run it to its end, and what is known here be older
             await self._refresh_trial(state, number, trial.metadata.name)
-            if number not in state.ledger.active:
-                return
         state.own.discard(number)
+        if number not in state.ledger.active:
+            return
         kind = state.kind.served
         manifest = workload_manifest(state.study, trial, state.ledger.space, self._sdk_image)
         try:

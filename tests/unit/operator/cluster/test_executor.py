@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from hpo_operator import conditions as c
 from hpo_operator.planner import CreateTrial
 
 from tests.unit.operator.builders import a_study, a_trial
@@ -31,3 +32,22 @@ def test_a_study_that_is_deleted_while_its_trials_are_created_gets_no_more_of_th
     asyncio.run(run())
     assert bench.api.did("create", "Trial") == ["digits-0", "digits-1", "digits-2"]
     assert bench.api.did("create", "Job") == []
+
+
+def test_a_trial_that_ends_while_others_are_created_gets_no_workload() -> None:
+    """Its Study has come to its end, and its place may be free again: nobody would stop the workload."""
+    bench = Bench(a_study())
+
+    def cancel(verb: str, kind: str, name: str) -> None:
+        if (verb, name) == ("create", "digits-1"):
+            canceled = a_trial(0).over(c.CANCELED).build().manifest()
+            bench.store.trial("MODIFIED", bench.api.put({"kind": "Trial", **canceled}))
+            bench.state.wanted.clear()
+
+    async def run() -> None:
+        bench.api.meanwhile = cancel
+        bench.executor.execute(bench.state, [CreateTrial(a_trial(number).build()) for number in range(2)])
+        await answered(bench)
+
+    asyncio.run(run())
+    assert bench.api.did("create", "Job") == ["digits-1"]
