@@ -209,6 +209,8 @@ class Executor:
     async def _look(self, state: StudyState, number: int) -> None:
         assert state.study is not None and state.ledger is not None
         found = await self._client.get(state.kind.served, state.namespace, f"{state.name}-{number}")
+        if number in state.workloads:
+            return  # the watch has told of it meanwhile, and knows better
         trial = state.ledger.trials.get(number)
         if found is None or trial is None or not _owned_by(found, trial.metadata.uid):
             state.lose(number)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from hpo_operator import conditions as c
-from hpo_operator.planner import CreateTrial
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
+from hpo_operator.planner import CreateTrial, LookForWorkload
+from hpo_operator.workloads import Phase
 
 from tests.unit.operator.builders import a_study, a_trial
-from tests.unit.operator.cluster.api import Bench
+from tests.unit.operator.cluster.api import UID, Bench
+from tests.unit.operator.cluster.objects import Object
+
+
+def a_job_of(number: int) -> Object:
+    metadata = {"name": f"digits-{number}", "uid": f"w{number}", "labels": {STUDY_UID_LABEL: UID, NUMBER_LABEL: str(number)}}
+    owners = [owner("Trial", f"digits-{number}", f"t{number}")]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {**metadata, "ownerReferences": owners}, "spec": {}}
 
 
 async def answered(bench: Bench) -> None:
@@ -51,3 +60,19 @@ def test_a_trial_that_ends_while_others_are_created_gets_no_workload() -> None:
 
     asyncio.run(run())
     assert bench.api.did("create", "Job") == ["digits-1"]
+
+
+def test_a_workload_that_is_told_of_while_it_is_looked_for_is_not_taken_to_be_absent() -> None:
+    """Another operator creates it; taken for absent it would be a loss, which is counted, and the Trial begun anew."""
+    bench = Bench(a_study(), a_trial(0))
+
+    def create(verb: str, kind: str, name: str) -> None:
+        bench.store.workload("ADDED", bench.api.put(a_job_of(0)))
+
+    async def run() -> None:
+        bench.api.meanwhile = create
+        bench.executor.execute(bench.state, [LookForWorkload(0)])
+        await answered(bench)
+
+    asyncio.run(run())
+    assert bench.state.workload(0).phase is Phase.PENDING
