@@ -439,13 +439,17 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         state.put_trial(trials[number])
     for number in ledger.trials.keys() - trials.keys():
         ledger.remove(number)
-    known, state.workloads, state.pods = state.workloads, {}, {}
+    known, state.workloads = state.workloads, {}
+    heard_of, state.pods = state.pods, {}
     state.seen.clear()
     state.cleanup = None
     for each in workloads:
         store.workload(None, each)
     for each in pods:
         store.pod(None, each)
+    for number in running:  # a pod that is not there any more keeps its evidence, as after its deletion
+        here = state.pods.setdefault(number, {})
+        here |= {uid: {**pod, GONE: True} for uid, pod in heard_of.get(number, {}).items() if uid not in here}
     for number in (known.keys() | ledger.trials.keys()) - state.workloads.keys():
         state.absent[number] = reference(known[number]) if number in known else state.absent.get(number)
     for number in state.workloads.keys() - trials.keys():
