@@ -173,9 +173,12 @@ class _Pod:
         return self.name if self.index is None else (self.labels.get(_JOB_NAME), self.index)
 
     def is_of(self, kind: WorkloadKind, uid: str, created: datetime | None) -> bool:
-        """Whether it is of this workload, and not of an earlier one of the same Trial."""
-        owner = self.labels.get(_UID_LABELS.get(kind.key, ""), uid)
-        return bool(owner == uid) and (self.created is None or created is None or self.created >= created)
+        """Whether it is of this workload, and not of an earlier one of the same Trial.
+
+        Its age tells only where no label does: two API servers, whose clocks differ, may have made the one and the other.
+        """
+        owner = self.labels.get(_UID_LABELS.get(kind.key, ""))
+        return bool(owner == uid) if owner else self.created is None or created is None or self.created >= created
 
     def left_before(self, resumed: datetime | None) -> bool:
         """Whether it was asked to go before its workload was admitted again, and is no part of what runs since then.

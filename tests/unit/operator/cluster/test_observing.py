@@ -329,6 +329,11 @@ def test_the_pod_of_an_earlier_workload_of_the_same_Trial_says_nothing_of_this_o
     assert seen(a_job(), old).phase is Phase.PENDING
 
 
+def test_a_pod_that_names_its_workload_is_of_it_although_another_API_server_s_clock_was_late_when_it_made_it() -> None:
+    found = seen(a_job().complete(), a_pod().of("w0").created(at(-1)).succeeded(said(loss=0.5)), listed=True)
+    assert (found.phase, found.disrupted, reported(found)) == (Phase.SUCCEEDED, False, {"loss": 0.5})
+
+
 # Several pods
 
 ZERO = a_pod("zero").index(0).succeeded(said(loss=0.1))
