@@ -16,6 +16,7 @@ runtime and labels them by no field of the TrainJob, so that its end is seen, bu
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -124,9 +125,8 @@ class WorkloadKind(Resource):
         for signs, succeeded in ((self.failed or known.failed, False), (self.succeeded or known.succeeded, True)):
             for sign in signs:
                 if (words := sign.in_words_of(workload)) is not None:
-                    time = words.get("lastTransitionTime") if sign.condition else None
                     said = {field: str(words.get(field) or "") for field in ("reason", "message")}
-                    return End(succeeded, said["reason"], said["message"], datetime.fromisoformat(time) if time else None)
+                    return End(succeeded, said["reason"], said["message"], _time_in(words))
         return None
 
     def is_suspended(self, workload: Object) -> bool:
@@ -212,6 +212,15 @@ def conditions_of(workload: Object) -> list[Object]:
 
 def _holds(condition: Object) -> bool:
     return bool(condition.get("status") == "True")
+
+
+def _time_in(words: Object) -> datetime | None:
+    """When it came to its end: as a condition and Volcano say it, a RayJob, and a Workflow."""
+    for field in ("lastTransitionTime", "endTime", "finishedAt"):
+        with contextlib.suppress(TypeError, ValueError):
+            found = datetime.fromisoformat(words.get(field, ""))
+            return found if found.tzinfo else None
+    return None
 
 
 def _text(value: object) -> str:
