@@ -176,7 +176,7 @@ _KNOWN: Mapping[tuple[str, str], _Signs] = {
     # jobStatus says FAILED also while another attempt is about to begin; a stopped one is Complete.
     ("ray.io", "RayJob"): _Signs(
         _where("status.jobDeploymentStatus", "Complete"),
-        (*_where("status.jobDeploymentStatus", "Failed"), *_where("status.jobStatus", "STOPPED")),
+        (*_where("status.jobDeploymentStatus", "Failed", "ValidationFailed"), *_where("status.jobStatus", "STOPPED")),
         _SUSPENDED,
     ),
     ("argoproj.io", "Workflow"): _Signs(_where("status.phase", "Succeeded"), _where("status.phase", "Failed", "Error"), _SUSPENDED),

@@ -36,6 +36,7 @@ ENDS = [
     ("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs", condition("Complete"), condition("Failed")),
     ("ray.io/v1", "RayJob", "rayjobs", {"jobDeploymentStatus": "Complete"}, {"jobDeploymentStatus": "Failed"}),
     ("ray.io/v1", "RayJob", "rayjobs", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}, {"jobStatus": "STOPPED"}),
+    ("ray.io/v1", "RayJob", "rayjobs", {"jobDeploymentStatus": "Complete"}, {"jobDeploymentStatus": "ValidationFailed"}),
     ("argoproj.io/v1alpha1", "Workflow", "workflows", {"phase": "Succeeded"}, {"phase": "Failed"}),
     ("argoproj.io/v1alpha1", "Workflow", "workflows", {"phase": "Succeeded"}, {"phase": "Error"}),
     ("batch.volcano.sh/v1alpha1", "Job", "jobs", {"state": {"phase": "Completed"}}, {"state": {"phase": "Aborted"}}),
