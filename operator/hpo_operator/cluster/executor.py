@@ -85,19 +85,19 @@ class Executor:
                 case StartWorkload(number) if number in state.ledger.trials and number not in state.following:
                     self._begin(state, number, self._start, number)
                 case WriteTrial(number, status):
-                    self._begin(state, number, self._write_trial, number, status)
+                    self._begin(state, number, self._write_trial, number, status, state.versions[number])
                 case StopWorkload(number):
                     self._begin(state, number, self._stop, number)
                 case LookForWorkload(number):
                     self._begin(state, number, self._look, number)
                 case WriteCheckpoint(number, record):
-                    self._begin(state, number, self._write_checkpoint, number, record)
+                    self._begin(state, number, self._write_checkpoint, number, record, state.versions[number])
                 case Collect(numbers):
                     self._begin(state, CLEANUP, self._collect, numbers)
                 case EndCleanup():
                     self._begin(state, CLEANUP, self._end_cleanup)
                 case WriteStudy(status) if status.completion_time is None or CREATION not in state.requests:
-                    self._begin(state, STATUS, self._write_study, status)
+                    self._begin(state, STATUS, self._write_study, status, version_of(state.raw))
                 case StartWorkload() | WriteStudy() | Ask():
                     # Of a Trial that is being created, or about to be; an end that does not know of one that is being created; the
                     # caller's, who owns the worker processes.
@@ -217,23 +217,26 @@ class Executor:
         else:
             state.have(number, found)
 
-    async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
+    async def _write_trial(self, state: StudyState, number: int, status: TrialStatus, version: int) -> None:
         assert state.ledger is not None
         known = state.ledger.trials.get(number)
-        if await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status)):
+        if await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status), version):
             self._tell_trial(state, number, status)
 
-    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
-        await self._patch_trial(state, number, {"checkpoint": record.manifest()})
+    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord, version: int) -> None:
+        await self._patch_trial(state, number, {"checkpoint": record.manifest()}, version)
 
-    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> bool:
-        """Write fields of a Trial's status; whether they stand: somebody else may have changed or deleted it meanwhile."""
+    async def _patch_trial(self, state: StudyState, number: int, status: Object, version: int) -> bool:
+        """Write fields of a Trial's status that rest on a version of it, and only on that.
+
+        Whether they stand: somebody else may have changed or deleted it meanwhile.
+        """
         assert state.ledger is not None
         if number not in state.ledger.trials:
             return False
         name = state.ledger.trials[number].metadata.name
         try:
-            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(version), status)
         except RequestFailed as failure:
             if failure.status not in (404, 409):
                 raise
@@ -277,15 +280,15 @@ class Executor:
         else:
             state.put_trial(found)
 
-    async def _write_study(self, state: StudyState, status: StudyStatus) -> None:
-        """Write the Study's status."""
+    async def _write_study(self, state: StudyState, status: StudyStatus, version: int) -> None:
+        """Write the Study's status, which rests on a version of it."""
         assert state.study is not None
         if state.edited:
             return  # this status is about what the Study asked before
         before = state.study.status  # the watch may tell of the next one before its write is answered
         try:
             stored = await self._client.patch_status(
-                STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw.get("status") or {}, status)
+                STUDIES, state.namespace, state.name, str(version), _replacing(state.raw.get("status") or {}, status)
             )
         except RequestFailed as failure:
             if failure.status not in (404, 409):

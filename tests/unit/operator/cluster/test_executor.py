@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
-from hpo_operator.planner import CreateTrial, LookForWorkload
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner, trial_manifest
+from hpo_operator.planner import CreateTrial, LookForWorkload, WriteStudy, WriteTrial
+from hpo_operator.resources import StudyStatus
 from hpo_operator.workloads import Phase
 
-from tests.unit.operator.builders import a_study, a_trial
+from tests.unit.operator.builders import a_study, a_trial, at
 from tests.unit.operator.cluster.api import UID, Bench
-from tests.unit.operator.cluster.objects import Object
+from tests.unit.operator.cluster.objects import Object, stamp
 
 
 def a_job_of(number: int) -> Object:
@@ -76,3 +77,36 @@ def test_a_workload_that_is_told_of_while_it_is_looked_for_is_not_taken_to_be_ab
 
     asyncio.run(run())
     assert bench.state.workload(0).phase is Phase.PENDING
+
+
+def test_what_rests_on_an_older_state_of_a_trial_is_not_written_over_a_newer_one() -> None:
+    """Another operator has given its workload up; what was decided before that it runs is not true any more."""
+    bench = Bench(a_study())
+    study, given_up = bench.state.study, a_trial(0).given_up(c.PREEMPTED).gpu_seconds(7).build()
+    assert study is not None
+    bench.state.put_trial(bench.api.put(trial_manifest(study, a_trial(0).build())))
+
+    async def run() -> None:
+        bench.executor.execute(bench.state, [WriteTrial(0, a_trial(0).running().build().status)])
+        bench.store.trial("MODIFIED", bench.api.put({**trial_manifest(study, given_up), "status": given_up.status.manifest()}))
+        await answered(bench)
+
+    asyncio.run(run())
+    assert bench.api.objects["Trial", "digits-0"]["status"] == given_up.status.manifest()
+    assert bench.state.ledger is not None
+    assert bench.state.ledger.trials[0].status == given_up.status
+
+
+def test_what_rests_on_an_older_state_of_the_study_is_not_written_over_a_newer_one() -> None:
+    """Another operator has written its end."""
+    bench = Bench(a_study())
+    ended = {"type": "Succeeded", "status": "True", "reason": "MaxTrialsReached", "lastTransitionTime": stamp(at(0))}
+    over = {"conditions": [ended]}
+
+    async def run() -> None:
+        bench.executor.execute(bench.state, [WriteStudy(StudyStatus(seed=0))])
+        bench.store.study("MODIFIED", bench.api.put({**bench.state.raw, "status": over}))
+        await answered(bench)
+
+    asyncio.run(run())
+    assert bench.api.objects["Study", "digits"]["status"] == over
