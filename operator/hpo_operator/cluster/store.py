@@ -323,7 +323,9 @@ class Store:
         if state is None or state.is_being_listed("trial", event, raw) or state.ledger is None:
             return None  # its Trials are listed before it is first looked at
         if event == "DELETED":
-            state.ledger.remove(raw["spec"]["number"])
+            number = raw["spec"]["number"]
+            state.versions[number] = version_of(raw)  # the answer to a write before that may come later
+            state.ledger.remove(number)
             return state.uid
         return state.uid if state.put_trial(raw) else None
 

@@ -49,6 +49,21 @@ def test_an_older_state_of_a_workload_does_not_undo_a_newer_one(store: Store) ->
     assert state.workloads[0]["metadata"]["resourceVersion"] == "20"
 
 
+def test_an_older_state_of_a_trial_does_not_undo_its_deletion(store: Store) -> None:
+    """The answer to a write that was carried out before it comes after it."""
+    state = holding(store)
+    ended = a_trial(0).completed(loss=0.5).build().manifest()
+
+    def at_version(version: int) -> dict[str, Any]:
+        return {**ended, "metadata": {**ended["metadata"], "resourceVersion": str(version)}}
+
+    store.trial("ADDED", at_version(10))
+    store.trial("DELETED", at_version(12))
+    assert not state.put_trial(at_version(11))
+    assert state.ledger is not None
+    assert not state.ledger.trials
+
+
 def test_a_workload_that_is_gone_is_remembered_by_its_reference(store: Store) -> None:
     state = holding(store, a_trial(0))
     store.workload("ADDED", a_job("w0"))
