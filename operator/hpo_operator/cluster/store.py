@@ -365,7 +365,7 @@ class Store:
         return state.uid if state.is_news(number, before) else None
 
     def _cleanup(self, event: str | None, raw: Object) -> str | None:
-        state = self.studies.get((raw["metadata"]["labels"]).get(STUDY_UID_LABEL, ""))
+        state, _ = self._place(raw)
         if state is None or state.is_being_listed("workload", event, raw):
             return None
         known = state.cleanup
