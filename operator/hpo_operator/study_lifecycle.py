@@ -119,7 +119,8 @@ def rejected(study: Study, refusal: Refusal, now: datetime) -> StudyStatus:
     """The status of a Study that cannot be planned at all, because its space or its settings cannot be read."""
     generation = study.metadata.generation
     found = c.put(study.status.conditions, c.ACCEPTED, "False", refusal.reason, refusal.message, now, generation)
-    found = c.put(found, c.PROGRESSING, "False", c.TRIALS_PENDING, NOT_ACCEPTED, now, generation)
+    if not is_over(study.status):
+        found = c.put(found, c.PROGRESSING, "False", c.TRIALS_PENDING, NOT_ACCEPTED, now, generation)
     if c.condition(found, c.SUCCEEDED) is None:
         found = c.put(found, c.SUCCEEDED, *NO_END, now, generation)
     return study.status.model_copy(update={"conditions": found, "observed_generation": generation})

@@ -351,6 +351,15 @@ def test_a_study_that_cannot_be_planned_at_all_still_gets_its_conditions() -> No
     assert rejected(again, Refusal(c.INVALID_SPACE, "spec.parameters[0].float.min: must be below max"), LATER) == status
 
 
+def test_a_study_that_is_over_waits_for_no_trials_though_its_kind_is_not_allowed_any_more() -> None:
+    over = Decision(a_study().limits(max_trials=1), [completed(0)], {0: ABSENT}).status
+    study = a_study().standing_at(over).build()
+    status = rejected(study, Refusal(c.KIND_NOT_ALLOWED, "Allowed: batch/v1 Job."), LATER)
+    assert c.reason(status.conditions, c.ACCEPTED) == c.KIND_NOT_ALLOWED
+    assert c.reason(status.conditions, c.PROGRESSING) == c.FINISHED
+    assert c.reason(status.conditions, c.SUCCEEDED) == c.MAX_TRIALS_REACHED
+
+
 def test_trials_deleted_after_the_end_take_nothing_from_what_was_found() -> None:
     """People delete Trials to tidy up; the Study still tells its best."""
     study = a_study().limits(max_trials=2)
