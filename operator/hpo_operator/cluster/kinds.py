@@ -16,7 +16,6 @@ runtime and labels them by no field of the TrainJob, so that its end is seen, bu
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -210,17 +209,22 @@ def conditions_of(workload: Object) -> list[Object]:
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
+def time_of(value: object) -> datetime | None:
+    """A time in an object of any kind, whose status anybody may have written; None for what is none."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo else None
+
+
 def _holds(condition: Object) -> bool:
     return bool(condition.get("status") == "True")
 
 
 def _time_in(words: Object) -> datetime | None:
     """When it came to its end: as a condition and Volcano say it, a RayJob, and a Workflow."""
-    for field in ("lastTransitionTime", "endTime", "finishedAt"):
-        with contextlib.suppress(TypeError, ValueError):
-            found = datetime.fromisoformat(words.get(field, ""))
-            return found if found.tzinfo else None
-    return None
+    return next(filter(None, (time_of(words.get(field)) for field in ("lastTransitionTime", "endTime", "finishedAt"))), None)
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of
+from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of, time_of
 from hpo_operator.cluster.rendering import RESTORING, reporting_container
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.reports import (
@@ -370,8 +370,8 @@ def _resumed(workload: Object) -> datetime | None:
     """When its queue has last admitted a workload; a RayJob, which has no conditions, then starts anew."""
     for each in conditions_of(workload):
         if each.get("type") == "Suspended" and each.get("status") == "False":
-            return _time(each.get("lastTransitionTime"))
-    return _time((workload.get("status") or {}).get("startTime")) if workload["kind"] == "RayJob" else None
+            return time_of(each.get("lastTransitionTime"))
+    return time_of((workload.get("status") or {}).get("startTime")) if workload["kind"] == "RayJob" else None
 
 
 def _active(workload: Object) -> bool:

@@ -501,6 +501,14 @@ def test_the_main_container_of_a_Workflow_reports_although_Argo_puts_another_bef
     assert reported(found) == {"loss": 0.5}
 
 
+@pytest.mark.parametrize("time", ["yesterday", "2030-01-01T00:00:00", 7])
+def test_a_time_that_is_none_in_a_status_that_anybody_may_write_makes_no_look_fail(time: Any) -> None:
+    """Nobody checks a Workflow's; and all Studies' looks count the pods that wait of all others."""
+    resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": time}
+    workflow = an_object("argoproj.io/v1alpha1", "Workflow").adding("status", "conditions", value=resumed)
+    assert seen(workflow, a_pod().running().deleting(), kind=WORKFLOW).phase is Phase.PENDING
+
+
 def test_a_workload_that_is_being_deleted_says_so() -> None:
     assert seen(a_jobset().deleting(), kind=JOBSET).deleting
 
