@@ -92,6 +92,8 @@ def observe(
         return _unfinished(kind, workload, base, counting)
     base = replace(base, ended=everything_ended and not _active(workload), finished=base.finished or _latest(counting) or end.time)
     if end.succeeded:
+        asked_to_go = _time(workload["metadata"].get("deletionTimestamp"))
+        base = replace(base, succeeded_first=bool(asked_to_go and end.time and end.time <= asked_to_go))
         return _succeeded(base, counting, seen, pods_listed)
     return _failed(base, end, counting, pods_listed)
 

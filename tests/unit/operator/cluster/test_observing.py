@@ -513,6 +513,13 @@ def test_a_workload_that_is_being_deleted_says_so() -> None:
     assert seen(a_jobset().deleting(), kind=JOBSET).deleting
 
 
+def test_a_workload_that_goes_when_its_time_to_live_is_over_had_succeeded_before_it_was_asked_to() -> None:
+    done, pod = a_jobset().condition("Completed", when=at(60)), a_pod().succeeded(said(loss=0.5))
+    assert not seen(done, pod, kind=JOBSET).succeeded_first
+    assert not seen(done.deleting(at(59)), pod, kind=JOBSET).succeeded_first
+    assert seen(done.deleting(at(60)), pod, kind=JOBSET).succeeded_first
+
+
 # Checkpoints
 
 
