@@ -51,7 +51,7 @@ def observe(
     kind: WorkloadKind,
     workload: Object | None,
     pods: Iterable[Object],
-    last: WorkloadRef | None = None,
+    last: Object | None = None,
     *,
     pods_listed: bool = False,
 ) -> Workload:
@@ -64,8 +64,8 @@ def observe(
     known = [_Pod(spec, pod) for pod in pods]
     everything_ended = all(pod.ended for pod in known)
     if workload is None:
-        return _absent(last, known, everything_ended)
-    created = _time(workload["metadata"].get("creationTimestamp"))
+        return _absent(kind, last, known, everything_ended)
+    created = _created(workload)
     resumed = _resumed(workload)
     own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created) and not pod.left_before(resumed)]
     end = kind.end_of(workload)
@@ -258,12 +258,11 @@ class _Pod:
         return self.phase == "Failed" and self.reason not in ("", DEADLINE_EXCEEDED) and not self._terminated
 
 
-def _absent(last: WorkloadRef | None, known: Sequence[_Pod], ended: bool) -> Workload:
-    label = _UID_LABELS.get(("batch", "Job"), "") if last is not None and last.kind == "Job" else ""
-    pods = [pod for pod in known if last is None or pod.labels.get(label, last.uid) == last.uid]
+def _absent(kind: WorkloadKind, last: Object | None, known: Sequence[_Pod], ended: bool) -> Workload:
+    pods = [pod for pod in known if last is None or pod.is_of(kind, str(last["metadata"].get("uid")), _created(last))]
     return Workload(
         Phase.ABSENT,
-        ref=last,
+        ref=reference(last) if last is not None else None,
         ended=ended,
         started=min((pod.started for pod in pods if pod.started), default=None),
         finished=_latest(pods) if ended else None,
@@ -362,6 +361,10 @@ def _names(first: _Pod | None, counting: Sequence[_Pod], own: Iterable[_Pod]) ->
         return ()
     kept = [pod for pod in own if pod in counting or not (pod.disrupted or pod.leaving)]
     return tuple(pod.name for pod in sorted(kept, key=lambda each: each is not first))
+
+
+def _created(workload: Object) -> datetime | None:
+    return _time(workload["metadata"].get("creationTimestamp"))
 
 
 def _latest(pods: Iterable[_Pod]) -> datetime | None:

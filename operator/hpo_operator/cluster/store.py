@@ -22,7 +22,7 @@ from hpo_operator.cluster.claims import claimed_by
 from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
 from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
 from hpo_operator.cluster.kinds import JOB, WorkloadKind, conditions_of
-from hpo_operator.cluster.observing import CLAIMED, GONE, observe, reference
+from hpo_operator.cluster.observing import CLAIMED, GONE, observe
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
 from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
@@ -31,7 +31,7 @@ from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.places import count_waiting
 from hpo_operator.planner import Cleanup, Consultation, MaxPending, Refusal, View
 from hpo_operator.reports import Report
-from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
+from hpo_operator.resources import Metadata, Study, StudyStatus, Trial
 from hpo_operator.study_lifecycle import is_over
 from hpo_operator.workloads import Phase, Workload
 
@@ -89,7 +89,7 @@ class StudyState:
     resync: bool = False
     missed: list[tuple[str, str | None, Object]] | None = None
     workloads: dict[int, Object] = field(default_factory=dict)
-    absent: dict[int, WorkloadRef | None] = field(default_factory=dict)
+    absent: dict[int, Object | None] = field(default_factory=dict)
     deleted: dict[int, str] = field(default_factory=dict)
     own: set[int] = field(default_factory=set)
     rejected: dict[int, str] = field(default_factory=dict)
@@ -207,10 +207,8 @@ class StudyState:
 
     def have(self, number: int, workload: Object) -> None:
         """Take in a workload. What was known of an earlier one of the same Trial is not this one's."""
-        before = self.workloads.get(number)
-        last = self.absent.get(number)
-        uid = before["metadata"]["uid"] if before is not None else last.uid if last is not None else None
-        if uid is not None and uid != workload["metadata"]["uid"]:
+        last = self.workloads.get(number) or self.absent.get(number)
+        if last is not None and last["metadata"]["uid"] != workload["metadata"]["uid"]:
             pods = self.pods.get(number, {})  # those of the new one may be among them already
             self.forget(number)
             self.pods[number] = pods
@@ -221,7 +219,7 @@ class StudyState:
     def lose(self, number: int) -> None:
         """Take in that a workload is not there; what it was is remembered."""
         known = self.workloads.pop(number, None)
-        self.absent[number] = reference(known) if known is not None else self.absent.get(number)
+        self.absent[number] = known if known is not None else self.absent.get(number)
         self.seen.pop(number, None)
 
     def is_being_listed(self, kind: str, event: str | None, raw: Object) -> bool:
@@ -453,7 +451,7 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         here = state.pods.setdefault(number, {})
         here |= {uid: {**pod, GONE: True} for uid, pod in heard_of.get(number, {}).items() if uid not in here}
     for number in (known.keys() | ledger.trials.keys()) - state.workloads.keys():
-        state.absent[number] = reference(known[number]) if number in known else state.absent.get(number)
+        state.absent[number] = known.get(number, state.absent.get(number))
     for number in state.workloads.keys() - trials.keys():
         ledger.remove(number)  # deleted by hand, and its workload is still to follow
     for what, event, raw in missed:

@@ -29,11 +29,11 @@ def seen(
     kind: WorkloadKind = JOB,
     study: Study | None = None,
     listed: bool = False,
-    last: WorkloadRef | None = None,
+    last: ObjectBuilder | None = None,
 ) -> Workload:
     spec = (study or a_study().build()).spec
     raw = workload.build() if workload else None
-    return observe(spec, kind, raw, [pod.build() for pod in pods], last, pods_listed=listed)
+    return observe(spec, kind, raw, [pod.build() for pod in pods], last.build() if last else None, pods_listed=listed)
 
 
 def reported(workload: Workload) -> dict[str, float]:
@@ -308,13 +308,13 @@ def test_why_a_Job_failed_is_awaited_too() -> None:
 
 
 def test_an_absent_workload_that_was_seen_keeps_its_name_and_its_times() -> None:
-    found = seen(None, a_pod().gpus(4).failed(143, since=at(10), until=at(30)).gone(), last=LAST)
+    found = seen(None, a_pod().gpus(4).failed(143, since=at(10), until=at(30)).gone(), last=a_job())
     assert (found.phase, found.ref, found.ended) == (Phase.ABSENT, LAST, True)
     assert (found.started, found.finished, found.gpu_seconds(at(99))) == (at(10), at(30), 80)
 
 
 def test_an_absent_workload_has_not_ended_while_its_pods_have_not() -> None:
-    assert not seen(None, a_pod().running().deleting(), last=LAST).ended
+    assert not seen(None, a_pod().running().deleting(), last=a_job()).ended
 
 
 def test_a_workload_that_never_was_has_no_name() -> None:
