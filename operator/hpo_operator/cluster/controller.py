@@ -117,6 +117,9 @@ class Controller:
 
     async def _look(self, state: StudyState) -> None:
         """Plan, and begin what is decided."""
+        if state.gone:
+            self.store.study("DELETED", state.raw)  # which has not been heard of
+            return
         if state.raw["metadata"].get("deletionTimestamp"):
             return  # its Trials and their workloads go with it
         if state.failure is not None:

@@ -296,6 +296,8 @@ class Executor:
             found = await self._client.get(STUDIES, state.namespace, state.name)
             if found is not None and found["metadata"]["uid"] == state.uid:
                 state.put_study(found)
+            else:
+                state.gone = True
             return
         state.written = time.monotonic()
         state.put_study(stored)

@@ -68,7 +68,8 @@ class StudyState:
     by each ResourceClaimTemplate that it names. `timer` ends the wait for the worker process: for its answer, or else for another
     question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that the API server has refused.
 
-    `earlier` is what the Studies that it names have found, None until they were looked for.
+    `earlier` is what the Studies that it names have found, None until they were looked for. `gone` says that it was looked for
+    itself, and is not there any more.
 
     `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
     next. `failure` is what went wrong with one since the Study was last looked at, and with which Trial; that was last so at
@@ -84,6 +85,7 @@ class StudyState:
     pods_each: int = 1
     invalid: str = ""
     edited: bool = True
+    gone: bool = False
     ledger: Ledger | None = None
     versions: dict[int, int] = field(default_factory=dict)
     resync: bool = False

@@ -62,7 +62,9 @@ class Api:
             yield each
 
     async def patch_status(self, kind: Kind, namespace: str, name: str, version: str, status: Object) -> Object:
-        known = self.objects[kind.kind, name]
+        known = self.objects.get((kind.kind, name))
+        if known is None:
+            raise RequestFailed("patch", 404, "NotFound", f"{name} not found")
         if version != known["metadata"]["resourceVersion"]:
             raise RequestFailed("patch", 409, "Conflict", "the object has been modified")
         found = self.put({**known, "status": {**(known.get("status") or {}), **status}})

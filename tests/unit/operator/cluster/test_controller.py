@@ -8,8 +8,8 @@ import pytest
 from hpo_algorithms import Proposal
 from hpo_operator.cluster.client import RequestFailed
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
-from hpo_operator.planner import Consultation
-from hpo_operator.resources import StudyName, WarmStart
+from hpo_operator.planner import Consultation, WriteStudy
+from hpo_operator.resources import StudyName, StudyStatus, WarmStart
 
 from tests.unit.operator.builders import a_study, a_trial, at
 from tests.unit.operator.cluster.api import NAMESPACE, UID, Bench
@@ -92,3 +92,20 @@ def test_what_deleted_pods_have_held_is_not_forgotten_when_everything_is_listed_
     assert asyncio.run(bench.controller._prepare(bench.state))
     assert bench.state.workload(0).gpu_seconds(at(60)) == 2 * (30 + 10 + 10)
     assert bench.state.workload(0).pods == ("runs",)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "another has its name"])
+def test_a_study_whose_status_finds_it_gone_is_forgotten_though_its_deletion_was_not_heard_of(again: bool) -> None:
+    bench = Bench(a_study())
+    del bench.api.objects["Study", "digits"]
+    if again:
+        bench.api.put({"apiVersion": "hpo.dev/v1alpha1", "kind": "Study", "metadata": {"name": "digits", "uid": "another"}})
+
+    async def run() -> None:
+        bench.controller._executor.execute(bench.state, [WriteStudy(StudyStatus(seed=0))])
+        await asyncio.wait(list(bench.state.requests.values()))
+        await bench.controller._look(bench.state)
+
+    asyncio.run(run())
+    assert not bench.store.studies
+    assert bench.api.did("patch", "Study") == []
