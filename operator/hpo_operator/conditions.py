@@ -124,10 +124,12 @@ def put(
     message: str,
     now: datetime,
     generation: int | None = None,
+    *,
+    anew: bool = False,
 ) -> tuple[Condition, ...]:
-    """The conditions with one of them set. Its time of transition moves only when its status does."""
+    """The conditions with one of them set. Its time of transition moves only when its status does, or is said to be set `anew`."""
     old = condition(conditions, type_)
-    since = old.last_transition_time if old and old.status == status else now
+    since = old.last_transition_time if old and old.status == status and not anew else now
     new = Condition(
         type=type_,
         status=status,

@@ -15,11 +15,11 @@ from typing import Any
 INFEASIBLE_EXIT_CODE = 86  # a program ends with it to say that its configuration cannot be run
 DONOR_UNAVAILABLE_EXIT_CODE = 87  # that the checkpoint that it should start from is missing or damaged
 MAX_STEP = 2**53  # what a status can hold
-MAX_NAME = 253
 
 # float() would take more: other scripts' digits, and underscores, which no program means.
 # Possessive (++), for a megabyte of digits must not take a minute to refuse.
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[-+]?[0-9]++)?|inf(?:inity)?|nan)", re.IGNORECASE)
+_OBJECT_NAME = re.compile(r"[-.a-z0-9]{1,253}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -170,7 +170,7 @@ def _restored(found: Any) -> Restored | None:
         _count(found.get("bytes")),
         number(found.get("seconds")),
     )
-    if not isinstance(trial, str) or not 0 < len(trial) <= MAX_NAME or step is None or size is None:
+    if not isinstance(trial, str) or not _OBJECT_NAME.fullmatch(trial) or step is None or size is None:
         return None
     return Restored(trial, step, size, seconds) if seconds is not None and 0 <= seconds < math.inf else None
 

@@ -68,7 +68,10 @@ def status_of(view: View, ending: str) -> StudyStatus:
     succeeded = _succeeded(view, ending)
     over = succeeded[0] != "Unknown"
     found = c.put(old.conditions, c.ACCEPTED, *_accepted(view), now, generation)
-    found = c.put(found, c.PROGRESSING, *_progress(view, running, over), now, generation)
+    progress = _progress(view, running, over)
+    suspended, was_suspended = (each == c.SUSPENDED for each in (progress[1], c.reason(old.conditions, c.PROGRESSING)))
+    # The clock stands still from the suspension on, though the Study may have made no progress before it either.
+    found = c.put(found, c.PROGRESSING, *progress, now, generation, anew=suspended and not was_suspended)
     if view.metrics is not None and not over:
         found = c.put(found, c.METRICS_AVAILABLE, *view.metrics, now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
@@ -85,7 +88,7 @@ def status_of(view: View, ending: str) -> StudyStatus:
         update={
             **stands,
             "seed": old.seed if old.seed is not None else study.spec.seed,
-            "start_time": old.start_time if over or (study.spec.suspend and old.start_time) else _start(view),
+            "start_time": old.start_time if suspended and was_suspended else _start(view),
             "completion_time": now if over else None,
             "estimated_completion_time": estimate,
             "left": old.left if estimate == old.estimated_completion_time else _duration(estimate, now),
@@ -116,7 +119,8 @@ def rejected(study: Study, refusal: Refusal, now: datetime) -> StudyStatus:
     """The status of a Study that cannot be planned at all, because its space or its settings cannot be read."""
     generation = study.metadata.generation
     found = c.put(study.status.conditions, c.ACCEPTED, "False", refusal.reason, refusal.message, now, generation)
-    found = c.put(found, c.PROGRESSING, "False", c.TRIALS_PENDING, NOT_ACCEPTED, now, generation)
+    if not is_over(study.status):
+        found = c.put(found, c.PROGRESSING, "False", c.TRIALS_PENDING, NOT_ACCEPTED, now, generation)
     if c.condition(found, c.SUCCEEDED) is None:
         found = c.put(found, c.SUCCEEDED, *NO_END, now, generation)
     return study.status.model_copy(update={"conditions": found, "observed_generation": generation})

@@ -314,7 +314,7 @@ def _gpu_seconds(view: View, trial: Trial, workload: Workload) -> int:
 
 def _is_losing(workload: Workload) -> bool:
     """Whether a workload ends by no fault of its program. What one says that somebody has deleted may be cut short."""
-    return workload.disrupted or (workload.deleting and workload.phase is not Phase.ABSENT)
+    return workload.disrupted or (workload.deleting and not workload.succeeded_first and workload.phase is not Phase.ABSENT)
 
 
 def _is_evicted(trial: Trial, workload: Workload) -> bool:

@@ -41,10 +41,11 @@ class Workload:
     to create is a failed one without a `ref`, with reason WorkloadRejected. `curve` holds (step, value) of the first objective's
     metric as it was reported, in ascending order of step.
 
-    `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go. An absent one
-    that was seen before keeps at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what
-    each of its pods has held, where that is known; it then counts instead of `gpus` from `started` to `finished`. `weights` is
-    what an ended program has said of its checkpoints. `pods` are the names of its pods, the one that reports
+    `created` is when it, or the pod that it waits for now, came to be. `deleting` says that it has been asked to go, and
+    `succeeded_first` that it had succeeded before, so that this has cut nothing short. An absent one that was seen before keeps
+    at least its `ref`, which tells a workload that is lost from one that never was. `holds` says what each of its pods has held,
+    where that is known; it then counts instead of `gpus` from `started` to `finished`. `weights` is what an ended program has
+    said of its checkpoints. `pods` are the names of its pods, the one that reports
     first, without those that were lost; `lost` says whether any is known that was, and that another one has replaced.
     """
 
@@ -64,6 +65,7 @@ class Workload:
     awaiting: bool = False
     created: datetime | None = None
     deleting: bool = False
+    succeeded_first: bool = False
     holds: tuple[Hold, ...] = ()
     weights: Weights = NO_WEIGHTS
     pods: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from hpo_algorithms import InvalidInput, Proposal
+from hpo_algorithms import Trial as Seen
 
 from hpo_operator import conditions as c
 from hpo_operator.cluster.claims import GPU_CLASSES, claimed_gpus
@@ -89,9 +90,7 @@ class Controller:
                     group.create_task(self._work())
         finally:
             for state in self.store.studies.values():
-                state.close()
-                for request in state.requests.values():
-                    request.cancel()
+                state.end()
 
     async def _work(self) -> None:
         while True:
@@ -118,6 +117,9 @@ class Controller:
 
     async def _look(self, state: StudyState) -> None:
         """Plan, and begin what is decided."""
+        if state.gone:
+            self.store.study("DELETED", state.raw)  # which has not been heard of
+            return
         if state.raw["metadata"].get("deletionTimestamp"):
             return  # its Trials and their workloads go with it
         if state.failure is not None:
@@ -223,7 +225,7 @@ class Controller:
 
     async def _recall(self, state: StudyState, study: Study) -> str:
         """What earlier Studies have found; gives the reason, with the remedy, where one of them is of no use."""
-        state.earlier, refused = [], ""
+        known, refused = list[list[Seen]](), ""
         named = study.spec.warm_start.studies if study.spec.warm_start else ()
         space = problem_of(study.spec, 0).space if named else None
         for place, each in enumerate(named):
@@ -238,7 +240,8 @@ class Controller:
             found = earlier_trials(space, study.spec, trials, study.metadata.creation_timestamp)
             if reason := nothing_to_learn(study.spec, each.name, found):
                 refused = refused or path + reason
-            state.earlier.append(found)
+            known.append(found)
+        state.earlier = known  # only when all were read: what could not be is looked for anew
         return refused
 
     async def _unusable(self, study: Study) -> str:
@@ -343,7 +346,9 @@ class Controller:
             alive |= {each["metadata"]["uid"]: each async for each in self._client.list(STUDIES, namespace)}
         for uid, state in list(self.store.studies.items()):
             if uid not in alive:
-                self.store.study("DELETED", state.raw)
+                found = await self._client.get(STUDIES, state.namespace, state.name)  # it may be younger than the list
+                if found is None or found["metadata"]["uid"] != uid:
+                    self.store.study("DELETED", state.raw)
             elif not state.is_history:
                 state.put_study(alive[uid])
                 state.invalid = ""  # what has made its template refused may have been mended

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from hpo_operator import conditions as c
@@ -84,19 +85,19 @@ class Executor:
                 case StartWorkload(number) if number in state.ledger.trials and number not in state.following:
                     self._begin(state, number, self._start, number)
                 case WriteTrial(number, status):
-                    self._begin(state, number, self._write_trial, number, status)
+                    self._begin(state, number, self._write_trial, number, status, state.versions[number])
                 case StopWorkload(number):
                     self._begin(state, number, self._stop, number)
                 case LookForWorkload(number):
                     self._begin(state, number, self._look, number)
                 case WriteCheckpoint(number, record):
-                    self._begin(state, number, self._write_checkpoint, number, record)
+                    self._begin(state, number, self._write_checkpoint, number, record, state.versions[number])
                 case Collect(numbers):
                     self._begin(state, CLEANUP, self._collect, numbers)
                 case EndCleanup():
                     self._begin(state, CLEANUP, self._end_cleanup)
                 case WriteStudy(status) if status.completion_time is None or CREATION not in state.requests:
-                    self._begin(state, STATUS, self._write_study, status)
+                    self._begin(state, STATUS, self._write_study, status, version_of(state.raw))
                 case StartWorkload() | WriteStudy() | Ask():
                     # Of a Trial that is being created, or about to be; an end that does not know of one that is being created; the
                     # caller's, who owns the worker processes.
@@ -104,23 +105,22 @@ class Executor:
 
     def _begin(self, state: StudyState, key: int | str, work: Callable[..., Coroutine[Any, Any, None]], *about: Any) -> None:
         if key not in state.requests:
-            state.requests[key] = asyncio.create_task(self._carry_out(state, key, work(state, *about)))
+            state.requests[key] = asyncio.create_task(self._carry_out(state, key, partial(work, state, *about)))
 
-    async def _carry_out(self, state: StudyState, key: int | str, work: Coroutine[Any, Any, None]) -> None:
+    async def _carry_out(self, state: StudyState, key: int | str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         since = time.monotonic()
         try:
             if key == CREATION:  # there is one, on which those wait whose places are free
-                await work
+                await work()
             else:
                 async with state.limit:
-                    await work
+                    await work()
             self._queue.forgive(state.uid)
         except Exception as failure:
             if state.failure is None and since > state.failed_at:  # those under way with it are part of the same trouble
                 about = state.ledger.created if key == CREATION and state.ledger is not None else key
                 state.failure = failure, about if isinstance(about, int) else None
         finally:
-            work.close()
             del state.requests[key]
         self._queue.add(state.uid)
 
@@ -169,9 +169,9 @@ class Executor:
             return  # deleted by hand meanwhile
         if number not in state.own:  # another operator may have run it to its end, and what is known here be older
             await self._refresh_trial(state, number, trial.metadata.name)
-            if number not in state.ledger.active:
-                return
         state.own.discard(number)
+        if number not in state.ledger.active:
+            return
         kind = state.kind.served
         manifest = workload_manifest(state.study, trial, state.ledger.space, self._sdk_image)
         try:
@@ -209,29 +209,34 @@ class Executor:
     async def _look(self, state: StudyState, number: int) -> None:
         assert state.study is not None and state.ledger is not None
         found = await self._client.get(state.kind.served, state.namespace, f"{state.name}-{number}")
+        if number in state.workloads:
+            return  # the watch has told of it meanwhile, and knows better
         trial = state.ledger.trials.get(number)
         if found is None or trial is None or not _owned_by(found, trial.metadata.uid):
             state.lose(number)
         else:
             state.have(number, found)
 
-    async def _write_trial(self, state: StudyState, number: int, status: TrialStatus) -> None:
+    async def _write_trial(self, state: StudyState, number: int, status: TrialStatus, version: int) -> None:
         assert state.ledger is not None
         known = state.ledger.trials.get(number)
-        if await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status)):
+        if await self._patch_trial(state, number, _replacing(known.status.manifest() if known else {}, status), version):
             self._tell_trial(state, number, status)
 
-    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord) -> None:
-        await self._patch_trial(state, number, {"checkpoint": record.manifest()})
+    async def _write_checkpoint(self, state: StudyState, number: int, record: CheckpointRecord, version: int) -> None:
+        await self._patch_trial(state, number, {"checkpoint": record.manifest()}, version)
 
-    async def _patch_trial(self, state: StudyState, number: int, status: Object) -> bool:
-        """Write fields of a Trial's status; whether they stand: somebody else may have changed or deleted it meanwhile."""
+    async def _patch_trial(self, state: StudyState, number: int, status: Object, version: int) -> bool:
+        """Write fields of a Trial's status that rest on a version of it, and only on that.
+
+        Whether they stand: somebody else may have changed or deleted it meanwhile.
+        """
         assert state.ledger is not None
         if number not in state.ledger.trials:
             return False
         name = state.ledger.trials[number].metadata.name
         try:
-            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(state.versions[number]), status)
+            stored = await self._client.patch_status(TRIALS, state.namespace, name, str(version), status)
         except RequestFailed as failure:
             if failure.status not in (404, 409):
                 raise
@@ -275,15 +280,15 @@ class Executor:
         else:
             state.put_trial(found)
 
-    async def _write_study(self, state: StudyState, status: StudyStatus) -> None:
-        """Write the Study's status."""
+    async def _write_study(self, state: StudyState, status: StudyStatus, version: int) -> None:
+        """Write the Study's status, which rests on a version of it."""
         assert state.study is not None
         if state.edited:
             return  # this status is about what the Study asked before
         before = state.study.status  # the watch may tell of the next one before its write is answered
         try:
             stored = await self._client.patch_status(
-                STUDIES, state.namespace, state.name, str(version_of(state.raw)), _replacing(state.raw.get("status") or {}, status)
+                STUDIES, state.namespace, state.name, str(version), _replacing(state.raw.get("status") or {}, status)
             )
         except RequestFailed as failure:
             if failure.status not in (404, 409):
@@ -291,6 +296,8 @@ class Executor:
             found = await self._client.get(STUDIES, state.namespace, state.name)
             if found is not None and found["metadata"]["uid"] == state.uid:
                 state.put_study(found)
+            else:
+                state.gone = True
             return
         state.written = time.monotonic()
         state.put_study(stored)

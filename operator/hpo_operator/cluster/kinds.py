@@ -124,9 +124,8 @@ class WorkloadKind(Resource):
         for signs, succeeded in ((self.failed or known.failed, False), (self.succeeded or known.succeeded, True)):
             for sign in signs:
                 if (words := sign.in_words_of(workload)) is not None:
-                    time = words.get("lastTransitionTime") if sign.condition else None
                     said = {field: str(words.get(field) or "") for field in ("reason", "message")}
-                    return End(succeeded, said["reason"], said["message"], datetime.fromisoformat(time) if time else None)
+                    return End(succeeded, said["reason"], said["message"], _time_in(words))
         return None
 
     def is_suspended(self, workload: Object) -> bool:
@@ -176,7 +175,7 @@ _KNOWN: Mapping[tuple[str, str], _Signs] = {
     # jobStatus says FAILED also while another attempt is about to begin; a stopped one is Complete.
     ("ray.io", "RayJob"): _Signs(
         _where("status.jobDeploymentStatus", "Complete"),
-        (*_where("status.jobDeploymentStatus", "Failed"), *_where("status.jobStatus", "STOPPED")),
+        (*_where("status.jobDeploymentStatus", "Failed", "ValidationFailed"), *_where("status.jobStatus", "STOPPED")),
         _SUSPENDED,
     ),
     ("argoproj.io", "Workflow"): _Signs(_where("status.phase", "Succeeded"), _where("status.phase", "Failed", "Error"), _SUSPENDED),
@@ -210,8 +209,22 @@ def conditions_of(workload: Object) -> list[Object]:
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
+def time_of(value: object) -> datetime | None:
+    """A time in an object of any kind, whose status anybody may have written; None for what is none."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo else None
+
+
 def _holds(condition: Object) -> bool:
     return bool(condition.get("status") == "True")
+
+
+def _time_in(words: Object) -> datetime | None:
+    """When it came to its end: as a condition and Volcano say it, a RayJob, and a Workflow."""
+    return next(filter(None, (time_of(words.get(field)) for field in ("lastTransitionTime", "endTime", "finishedAt"))), None)
 
 
 def _text(value: object) -> str:

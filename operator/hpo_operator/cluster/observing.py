@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of
+from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of, time_of
 from hpo_operator.cluster.rendering import RESTORING, reporting_container
 from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.reports import (
@@ -51,7 +51,7 @@ def observe(
     kind: WorkloadKind,
     workload: Object | None,
     pods: Iterable[Object],
-    last: WorkloadRef | None = None,
+    last: Object | None = None,
     *,
     pods_listed: bool = False,
 ) -> Workload:
@@ -64,8 +64,8 @@ def observe(
     known = [_Pod(spec, pod) for pod in pods]
     everything_ended = all(pod.ended for pod in known)
     if workload is None:
-        return _absent(last, known, everything_ended)
-    created = _time(workload["metadata"].get("creationTimestamp"))
+        return _absent(kind, last, known, everything_ended)
+    created = _created(workload)
     resumed = _resumed(workload)
     own = [pod for pod in known if pod.is_of(kind, str(workload["metadata"].get("uid")), created) and not pod.left_before(resumed)]
     end = kind.end_of(workload)
@@ -92,6 +92,8 @@ def observe(
         return _unfinished(kind, workload, base, counting)
     base = replace(base, ended=everything_ended and not _active(workload), finished=base.finished or _latest(counting) or end.time)
     if end.succeeded:
+        asked_to_go = _time(workload["metadata"].get("deletionTimestamp"))
+        base = replace(base, succeeded_first=bool(asked_to_go and end.time and end.time <= asked_to_go))
         return _succeeded(base, counting, seen, pods_listed)
     return _failed(base, end, counting, pods_listed)
 
@@ -173,9 +175,12 @@ class _Pod:
         return self.name if self.index is None else (self.labels.get(_JOB_NAME), self.index)
 
     def is_of(self, kind: WorkloadKind, uid: str, created: datetime | None) -> bool:
-        """Whether it is of this workload, and not of an earlier one of the same Trial."""
-        owner = self.labels.get(_UID_LABELS.get(kind.key, ""), uid)
-        return bool(owner == uid) and (self.created is None or created is None or self.created >= created)
+        """Whether it is of this workload, and not of an earlier one of the same Trial.
+
+        Its age tells only where no label does: two API servers, whose clocks differ, may have made the one and the other.
+        """
+        owner = self.labels.get(_UID_LABELS.get(kind.key, ""))
+        return bool(owner == uid) if owner else self.created is None or created is None or self.created >= created
 
     def left_before(self, resumed: datetime | None) -> bool:
         """Whether it was asked to go before its workload was admitted again, and is no part of what runs since then.
@@ -253,12 +258,11 @@ class _Pod:
         return self.phase == "Failed" and self.reason not in ("", DEADLINE_EXCEEDED) and not self._terminated
 
 
-def _absent(last: WorkloadRef | None, known: Sequence[_Pod], ended: bool) -> Workload:
-    label = _UID_LABELS.get(("batch", "Job"), "") if last is not None and last.kind == "Job" else ""
-    pods = [pod for pod in known if last is None or pod.labels.get(label, last.uid) == last.uid]
+def _absent(kind: WorkloadKind, last: Object | None, known: Sequence[_Pod], ended: bool) -> Workload:
+    pods = [pod for pod in known if last is None or pod.is_of(kind, str(last["metadata"].get("uid")), _created(last))]
     return Workload(
         Phase.ABSENT,
-        ref=last,
+        ref=reference(last) if last is not None else None,
         ended=ended,
         started=min((pod.started for pod in pods if pod.started), default=None),
         finished=_latest(pods) if ended else None,
@@ -359,6 +363,10 @@ def _names(first: _Pod | None, counting: Sequence[_Pod], own: Iterable[_Pod]) ->
     return tuple(pod.name for pod in sorted(kept, key=lambda each: each is not first))
 
 
+def _created(workload: Object) -> datetime | None:
+    return _time(workload["metadata"].get("creationTimestamp"))
+
+
 def _latest(pods: Iterable[_Pod]) -> datetime | None:
     return max((pod.finished for pod in pods if pod.finished), default=None)
 
@@ -367,8 +375,8 @@ def _resumed(workload: Object) -> datetime | None:
     """When its queue has last admitted a workload; a RayJob, which has no conditions, then starts anew."""
     for each in conditions_of(workload):
         if each.get("type") == "Suspended" and each.get("status") == "False":
-            return _time(each.get("lastTransitionTime"))
-    return _time((workload.get("status") or {}).get("startTime")) if workload["kind"] == "RayJob" else None
+            return time_of(each.get("lastTransitionTime"))
+    return time_of((workload.get("status") or {}).get("startTime")) if workload["kind"] == "RayJob" else None
 
 
 def _active(workload: Object) -> bool:

@@ -22,7 +22,7 @@ import json
 import math
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ TARGET = ("job", "namespace", "pod", "container", "instance")  # labels that tel
 MAX_POINTS = 1000  # of a series in one answer; Prometheus itself refuses more than 11,000
 MIN_POINTS = 64  # as many as a curve in a status has
 MAX_SAMPLES = 100_000  # of all series of one answer, roughly: some three megabytes, a tenth of a second to read
+MAX_NAMED = 1000  # Trials; VictoriaMetrics takes no query of more than 16 kB
 MAX_BYTES = 32 << 20
 MAX_TEXT = 200  # characters of a foreign text that are passed on
 
@@ -152,7 +153,7 @@ class Prometheus:
         grid = Grid.over(min(start, now), now, spec.metrics.interval_seconds, points)
         text = await self._post(
             {
-                "query": expression(spec, uid, grid.step),
+                "query": expression(spec, uid, grid.step, runs),
                 "start": str(grid.first),
                 "end": str(grid.last),
                 "step": str(grid.step),
@@ -209,9 +210,10 @@ class Prometheus:
         return self._trusted[1]
 
 
-def expression(spec: StudySpec, uid: str, seconds: int) -> str:
+def expression(spec: StudySpec, uid: str, seconds: int, numbers: Collection[int] = ()) -> str:
     """The last sample of each stretch of so many seconds, of the Study's own names and the SDK's.
 
+    Of these Trials alone, unless they are too many to be named: while one runs for long, thousands of others may come and go.
     Names are written as regular expressions that match nothing else, and quoted, so that nothing can be injected through them.
     An empty `metric` is that of all series but the SDK's.
     """
@@ -220,6 +222,8 @@ def expression(spec: StudySpec, uid: str, seconds: int) -> str:
     names = "|".join(_literal(name) for name in dict.fromkeys([METRIC, STEP, UP, *own]))
     metrics = "|".join(["", *(_literal(name) for name in wanted)])
     selector = f'__name__=~"{_quoted(names)}",study_uid="{_quoted(uid)}",metric=~"{_quoted(metrics)}"'
+    if 0 < len(numbers) <= MAX_NAMED:
+        selector += f',trial_number=~"{"|".join(map(str, sorted(numbers)))}"'
     return f"last_over_time({{{selector}}}[{seconds}s])"
 
 

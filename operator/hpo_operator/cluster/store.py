@@ -22,7 +22,7 @@ from hpo_operator.cluster.claims import claimed_by
 from hpo_operator.cluster.cleanup import CLEANUP_LABEL, is_cleanup, seen_cleanup
 from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client, Kind
 from hpo_operator.cluster.kinds import JOB, WorkloadKind, conditions_of
-from hpo_operator.cluster.observing import CLAIMED, GONE, observe, reference
+from hpo_operator.cluster.observing import CLAIMED, GONE, observe
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, reporting_container
 from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
@@ -31,7 +31,7 @@ from hpo_operator.outcomes import metrics_wanted
 from hpo_operator.places import count_waiting
 from hpo_operator.planner import Cleanup, Consultation, MaxPending, Refusal, View
 from hpo_operator.reports import Report
-from hpo_operator.resources import Metadata, Study, StudyStatus, Trial, WorkloadRef
+from hpo_operator.resources import Metadata, Study, StudyStatus, Trial
 from hpo_operator.study_lifecycle import is_over
 from hpo_operator.workloads import Phase, Workload
 
@@ -68,7 +68,8 @@ class StudyState:
     by each ResourceClaimTemplate that it names. `timer` ends the wait for the worker process: for its answer, or else for another
     question. `cleanup` is the Job that removes checkpoints, `uncleanable` one that the API server has refused.
 
-    `earlier` is what the Studies that it names have found, None until they were looked for.
+    `earlier` is what the Studies that it names have found, None until they were looked for. `gone` says that it was looked for
+    itself, and is not there any more.
 
     `requests` are under way: by the number of the Trial that they are about, or by what else. `wanted` are the Trials to be created
     next. `failure` is what went wrong with one since the Study was last looked at, and with which Trial; that was last so at
@@ -84,12 +85,13 @@ class StudyState:
     pods_each: int = 1
     invalid: str = ""
     edited: bool = True
+    gone: bool = False
     ledger: Ledger | None = None
     versions: dict[int, int] = field(default_factory=dict)
     resync: bool = False
     missed: list[tuple[str, str | None, Object]] | None = None
     workloads: dict[int, Object] = field(default_factory=dict)
-    absent: dict[int, WorkloadRef | None] = field(default_factory=dict)
+    absent: dict[int, Object | None] = field(default_factory=dict)
     deleted: dict[int, str] = field(default_factory=dict)
     own: set[int] = field(default_factory=set)
     rejected: dict[int, str] = field(default_factory=dict)
@@ -207,10 +209,8 @@ class StudyState:
 
     def have(self, number: int, workload: Object) -> None:
         """Take in a workload. What was known of an earlier one of the same Trial is not this one's."""
-        before = self.workloads.get(number)
-        last = self.absent.get(number)
-        uid = before["metadata"]["uid"] if before is not None else last.uid if last is not None else None
-        if uid is not None and uid != workload["metadata"]["uid"]:
+        last = self.workloads.get(number) or self.absent.get(number)
+        if last is not None and last["metadata"]["uid"] != workload["metadata"]["uid"]:
             pods = self.pods.get(number, {})  # those of the new one may be among them already
             self.forget(number)
             self.pods[number] = pods
@@ -221,7 +221,7 @@ class StudyState:
     def lose(self, number: int) -> None:
         """Take in that a workload is not there; what it was is remembered."""
         known = self.workloads.pop(number, None)
-        self.absent[number] = reference(known) if known is not None else self.absent.get(number)
+        self.absent[number] = known if known is not None else self.absent.get(number)
         self.seen.pop(number, None)
 
     def is_being_listed(self, kind: str, event: str | None, raw: Object) -> bool:
@@ -280,6 +280,13 @@ class StudyState:
             self.study = with_status(self.study, raw)
         return True
 
+    def end(self) -> None:
+        """The Study is gone: what is under way for it is of no use any more, and who works on it plans no more."""
+        self.close()
+        self.edited = True
+        for request in self.requests.values():
+            request.cancel()
+
     def close(self) -> None:
         """End the Study's worker process."""
         if self.timer is not None:
@@ -303,7 +310,7 @@ class Store:
         uid: str = metadata["uid"]
         if event == "DELETED":
             if uid in self.studies:
-                self.studies.pop(uid).close()
+                self.studies.pop(uid).end()
             return uid
         if uid not in self.studies:
             self.studies[uid] = StudyState(metadata["namespace"], metadata["name"], uid, raw, source=self._source)
@@ -316,7 +323,9 @@ class Store:
         if state is None or state.is_being_listed("trial", event, raw) or state.ledger is None:
             return None  # its Trials are listed before it is first looked at
         if event == "DELETED":
-            state.ledger.remove(raw["spec"]["number"])
+            number = raw["spec"]["number"]
+            state.versions[number] = version_of(raw)  # the answer to a write before that may come later
+            state.ledger.remove(number)
             return state.uid
         return state.uid if state.put_trial(raw) else None
 
@@ -356,7 +365,7 @@ class Store:
         return state.uid if state.is_news(number, before) else None
 
     def _cleanup(self, event: str | None, raw: Object) -> str | None:
-        state = self.studies.get((raw["metadata"]["labels"]).get(STUDY_UID_LABEL, ""))
+        state, _ = self._place(raw)
         if state is None or state.is_being_listed("workload", event, raw):
             return None
         known = state.cleanup
@@ -432,15 +441,19 @@ async def list_everything(client: Client, store: Store, state: StudyState, kind:
         state.put_trial(trials[number])
     for number in ledger.trials.keys() - trials.keys():
         ledger.remove(number)
-    known, state.workloads, state.pods = state.workloads, {}, {}
+    known, state.workloads = state.workloads, {}
+    heard_of, state.pods = state.pods, {}
     state.seen.clear()
     state.cleanup = None
     for each in workloads:
         store.workload(None, each)
     for each in pods:
         store.pod(None, each)
+    for number in running:  # a pod that is not there any more keeps its evidence, as after its deletion
+        here = state.pods.setdefault(number, {})
+        here |= {uid: {**pod, GONE: True} for uid, pod in heard_of.get(number, {}).items() if uid not in here}
     for number in (known.keys() | ledger.trials.keys()) - state.workloads.keys():
-        state.absent[number] = reference(known[number]) if number in known else state.absent.get(number)
+        state.absent[number] = known.get(number, state.absent.get(number))
     for number in state.workloads.keys() - trials.keys():
         ledger.remove(number)  # deleted by hand, and its workload is still to follow
     for what, event, raw in missed:

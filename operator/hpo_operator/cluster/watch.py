@@ -96,6 +96,11 @@ class Watch:
             self._tell(type_, seen)
 
     def _tell(self, type_: str | None, seen: Object) -> None:
-        uid = self._take(type_, seen)
+        try:
+            uid = self._take(type_, seen)
+        except Exception:  # whoever may write such an object must not bring down what all others need
+            metadata = seen["metadata"]
+            log.exception("%s %s/%s cannot be taken in", self._kind.kind, metadata.get("namespace"), metadata.get("name"))
+            return
         if uid is not None:
             self._wake(uid)

@@ -312,8 +312,8 @@ class WorkloadBuilder:
     def result_lost(self) -> Self:
         return self._ended(Phase.SUCCEEDED, START)._with(disrupted=True, reason=c.RESULT_LOST)
 
-    def deleting(self) -> Self:
-        return self._with(deleting=True)
+    def deleting(self, *, succeeded_first: bool = False) -> Self:
+        return self._with(deleting=True, succeeded_first=succeeded_first)
 
     def lingering(self) -> Self:
         """Some of its pods have not ended."""

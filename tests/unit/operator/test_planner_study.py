@@ -351,6 +351,15 @@ def test_a_study_that_cannot_be_planned_at_all_still_gets_its_conditions() -> No
     assert rejected(again, Refusal(c.INVALID_SPACE, "spec.parameters[0].float.min: must be below max"), LATER) == status
 
 
+def test_a_study_that_is_over_waits_for_no_trials_though_its_kind_is_not_allowed_any_more() -> None:
+    over = Decision(a_study().limits(max_trials=1), [completed(0)], {0: ABSENT}).status
+    study = a_study().standing_at(over).build()
+    status = rejected(study, Refusal(c.KIND_NOT_ALLOWED, "Allowed: batch/v1 Job."), LATER)
+    assert c.reason(status.conditions, c.ACCEPTED) == c.KIND_NOT_ALLOWED
+    assert c.reason(status.conditions, c.PROGRESSING) == c.FINISHED
+    assert c.reason(status.conditions, c.SUCCEEDED) == c.MAX_TRIALS_REACHED
+
+
 def test_trials_deleted_after_the_end_take_nothing_from_what_was_found() -> None:
     """People delete Trials to tidy up; the Study still tells its best."""
     study = a_study().limits(max_trials=2)
@@ -395,6 +404,34 @@ def test_the_deadline_s_clock_stands_still_while_the_study_is_suspended() -> Non
     assert resumed.plan.again_at == at(100_060)
     later = Decision(study.standing_at(resumed.status), [completed(0)], {0: ABSENT}, now=at(100_060))
     assert later.of(c.SUCCEEDED) == ("True", c.DEADLINE_REACHED)
+
+
+def test_what_a_study_waits_before_it_is_suspended_counts_against_the_deadline() -> None:
+    """It progresses neither before nor after: the time at which that began is not the one of the suspension."""
+    study = a_study().limits(deadline_seconds=1000)
+    waits = Decision(study.started(at(0)), [a_trial(0).waiting(c.UNSCHEDULABLE)], {0: a_workload("w0").pending()}, now=at(100))
+    assert waits.of(c.PROGRESSING) == ("False", c.TRIALS_PENDING)
+    suspended = Decision(study.suspended().standing_at(waits.status), now=at(500))
+    assert Decision(study.suspended().standing_at(suspended.status), now=at(2000)).plan.actions == []
+    resumed = Decision(study.standing_at(suspended.status), now=at(2000))
+    assert resumed.status.start_time == at(1500)
+
+
+def test_a_study_that_is_over_and_goes_on_suspended_counts_neither_time() -> None:
+    study = ended(a_study().limits(max_trials=5, deadline_seconds=100), c.MAX_TRIALS_REACHED)
+    suspended = Decision(study.suspended(), [completed(0)], {0: ABSENT}, now=at(1000))
+    resumed = Decision(study.standing_at(suspended.status), [completed(0)], {0: ABSENT}, now=at(2000))
+    assert resumed.status.start_time == at(1970)
+
+
+def test_a_study_that_ends_while_it_is_suspended_and_goes_on_counts_neither_time() -> None:
+    """It was suspended after 40 s, and ended because fewer Trials are allowed; with more it goes on: 60 s are left."""
+    study = suspended_since(at(40), deadline_seconds=100)
+    fewer = study.limits(max_trials=1).suspended()
+    over = Decision(fewer, [completed(0)], {0: ABSENT}, now=at(1000))
+    assert over.of(c.SUCCEEDED) == ("True", c.MAX_TRIALS_REACHED)
+    resumed = Decision(study.limits(max_trials=2).standing_at(over.status), [completed(0)], {0: ABSENT}, now=at(2000))
+    assert resumed.status.start_time == at(1960)
 
 
 def test_a_deadline_that_had_passed_before_the_suspension_ends_the_study_all_the_same() -> None:

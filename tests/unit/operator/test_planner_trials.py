@@ -81,6 +81,12 @@ CASES = {
     "a workload that somebody deletes is a loss, whatever it says while it goes": Case(
         a_trial(0).running(), a_workload().succeeded(loss=0.0).deleting(), ("False", c.PREEMPTED), PENDING
     ),
+    "a workload that goes by its time to live has its result": Case(
+        a_trial(0).running(),
+        a_workload().succeeded(loss=0.5).deleting(succeeded_first=True),
+        FINISHED,
+        ("True", c.COMPLETED),
+    ),
     "a workload that succeeded but is gone with its result has lost it": Case(
         a_trial(0).running(), a_workload().result_lost(), ("False", c.RESULT_LOST), PENDING
     ),

@@ -13,6 +13,7 @@ from hpo_operator.reports import (
     MAX_STEP,
     Aggregates,
     Report,
+    Restored,
     Saved,
     final_message,
     final_weights,
@@ -301,3 +302,11 @@ def test_a_checkpoint_that_its_program_says_is_elsewhere_than_its_step_is_none()
     assert told("step-3") == Saved(3, f"sha256:{'0' * 64}")
     for elsewhere in ("../../x", "/etc", "step-3/../../other", "step-4", ""):
         assert told(elsewhere) is None
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "Digits", "", "d" * 254, "d\\n"])
+def test_a_donor_whose_name_no_status_can_hold_is_left_out(name: str) -> None:
+    """Half a surrogate pair would make each plan for the Study fail."""
+    line = '{"hpo":1,"metrics":{},"restored":{"from":"NAME","step":3,"bytes":5,"seconds":0.1}}'
+    assert final_weights(line.replace("NAME", "digits-7")).restored == Restored("digits-7", 3, 5, 0.1)
+    assert final_weights(line.replace("NAME", name)).restored is None

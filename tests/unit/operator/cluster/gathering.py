@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from hpo_operator.cluster.client import RequestFailed
+from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
 from hpo_operator.cluster.sources import Source
 from hpo_operator.cluster.store import Store, StudyState
@@ -52,6 +53,12 @@ class Cluster:
         times = {"startedAt": self._started.isoformat(), "finishedAt": when.isoformat()}
         self.show_pod({"terminated": {"exitCode": 0, "message": message, **times}}, "Succeeded", name)
         self._show_job({"conditions": [{"type": "Complete", "status": "True"}], "completionTime": when.isoformat()})
+
+    def complete_as_RayJob(self, when: datetime) -> None:
+        """The program ends well, while the pod that reports, the head of its cluster, runs on."""
+        self.state.kind = WorkloadKind(api_version="ray.io/v1", kind="RayJob")
+        self.state.pods_listed.add(0)
+        self._show_job({"jobDeploymentStatus": "Complete", "endTime": when.isoformat()})
 
     def show_pod(self, state: dict[str, Any], phase: str, name: str = "digits-0-a") -> None:
         status = {"phase": phase, "containerStatuses": [{"name": "main", "state": state}]}

@@ -108,6 +108,15 @@ def test_the_store_takes_it_for_no_trial_s_workload() -> None:
     assert state.cleanup is None
 
 
+def test_a_Job_of_another_namespace_that_carries_its_labels_is_not_it() -> None:
+    """Taken for it, one that never ends would keep all checkpoints for ever, and one that ends would tell that they are gone."""
+    store, job = Store(), cleanup_manifest(the_study(), [3])
+    store.studies["study-uid"] = state = StudyState("team-a", "digits", "study-uid", {})
+    job["metadata"] |= {"uid": "forged", "resourceVersion": "5", "namespace": "team-b"}
+    assert store.workload("ADDED", job) is None
+    assert state.cleanup is None
+
+
 def test_in_an_object_store_the_sdk_removes_below_the_study_s_own_prefix_with_the_trials_rights() -> None:
     study = the_study(serviceAccountName="trainer", container={"env": [{"name": "AWS_REGION", "value": "eu-central-1"}]})
     kept = a_study().keeping_objects().build().spec.checkpoints

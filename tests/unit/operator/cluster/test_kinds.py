@@ -13,7 +13,7 @@ from hpo_operator.validation import faults_of
 from pydantic import ValidationError
 
 from tests.unit.operator.builders import TEMPLATE, at
-from tests.unit.operator.cluster.objects import WorkloadObjectBuilder, an_object
+from tests.unit.operator.cluster.objects import WorkloadObjectBuilder, an_object, stamp
 
 
 def read(**given: Any) -> WorkloadKind:
@@ -36,6 +36,7 @@ ENDS = [
     ("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs", condition("Complete"), condition("Failed")),
     ("ray.io/v1", "RayJob", "rayjobs", {"jobDeploymentStatus": "Complete"}, {"jobDeploymentStatus": "Failed"}),
     ("ray.io/v1", "RayJob", "rayjobs", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}, {"jobStatus": "STOPPED"}),
+    ("ray.io/v1", "RayJob", "rayjobs", {"jobDeploymentStatus": "Complete"}, {"jobDeploymentStatus": "ValidationFailed"}),
     ("argoproj.io/v1alpha1", "Workflow", "workflows", {"phase": "Succeeded"}, {"phase": "Failed"}),
     ("argoproj.io/v1alpha1", "Workflow", "workflows", {"phase": "Succeeded"}, {"phase": "Error"}),
     ("batch.volcano.sh/v1alpha1", "Job", "jobs", {"state": {"phase": "Completed"}}, {"state": {"phase": "Aborted"}}),
@@ -124,6 +125,24 @@ def test_an_end_is_told_in_the_words_beside_its_sign() -> None:
     state = {"phase": "Failed", "reason": "Why", "message": "said so"}
     volcano = read(apiVersion="batch.volcano.sh/v1alpha1", kind="Job")
     assert volcano.end_of(with_status(state=state).build()) == End(False, "Why", "said so")
+    found = volcano.end_of(with_status(state={**state, "lastTransitionTime": stamp(at(60))}).build())
+    assert found == End(False, "Why", "said so", at(60))
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "status"),
+    [
+        ("ray.io/v1", "RayJob", {"jobDeploymentStatus": "Complete", "endTime": stamp(at(60))}),
+        ("argoproj.io/v1alpha1", "Workflow", {"phase": "Succeeded", "finishedAt": stamp(at(60))}),
+    ],
+)
+def test_when_it_ended_is_told_where_each_kind_says_it(api_version: str, kind: str, status: Any) -> None:
+    assert read(apiVersion=api_version, kind=kind).end_of(with_status(**status).build()) == End(True, time=at(60))
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2030-01-01T00:00:00", 7, None])
+def test_what_is_no_time_is_none(time: Any) -> None:
+    assert read(**OWN).end_of(with_status(code=0, endTime=time).build()) == End(True)
 
 
 def test_the_name_in_the_paths_is_guessed_as_Kubernetes_does_unless_it_is_given() -> None:

@@ -29,11 +29,11 @@ def seen(
     kind: WorkloadKind = JOB,
     study: Study | None = None,
     listed: bool = False,
-    last: WorkloadRef | None = None,
+    last: ObjectBuilder | None = None,
 ) -> Workload:
     spec = (study or a_study().build()).spec
     raw = workload.build() if workload else None
-    return observe(spec, kind, raw, [pod.build() for pod in pods], last, pods_listed=listed)
+    return observe(spec, kind, raw, [pod.build() for pod in pods], last.build() if last else None, pods_listed=listed)
 
 
 def reported(workload: Workload) -> dict[str, float]:
@@ -308,13 +308,13 @@ def test_why_a_Job_failed_is_awaited_too() -> None:
 
 
 def test_an_absent_workload_that_was_seen_keeps_its_name_and_its_times() -> None:
-    found = seen(None, a_pod().gpus(4).failed(143, since=at(10), until=at(30)).gone(), last=LAST)
+    found = seen(None, a_pod().gpus(4).failed(143, since=at(10), until=at(30)).gone(), last=a_job())
     assert (found.phase, found.ref, found.ended) == (Phase.ABSENT, LAST, True)
     assert (found.started, found.finished, found.gpu_seconds(at(99))) == (at(10), at(30), 80)
 
 
 def test_an_absent_workload_has_not_ended_while_its_pods_have_not() -> None:
-    assert not seen(None, a_pod().running().deleting(), last=LAST).ended
+    assert not seen(None, a_pod().running().deleting(), last=a_job()).ended
 
 
 def test_a_workload_that_never_was_has_no_name() -> None:
@@ -327,6 +327,11 @@ def test_the_pod_of_an_earlier_workload_of_the_same_Trial_says_nothing_of_this_o
     found = seen(a_job().complete(), old, a_pod("new").of("w0").succeeded(said(loss=0.5)))
     assert (reported(found), found.gpu_seconds(at(99))) == ({"loss": 0.5}, 0)
     assert seen(a_job(), old).phase is Phase.PENDING
+
+
+def test_a_pod_that_names_its_workload_is_of_it_although_another_API_server_s_clock_was_late_when_it_made_it() -> None:
+    found = seen(a_job().complete(), a_pod().of("w0").created(at(-1)).succeeded(said(loss=0.5)), listed=True)
+    assert (found.phase, found.disrupted, reported(found)) == (Phase.SUCCEEDED, False, {"loss": 0.5})
 
 
 # Several pods
@@ -496,8 +501,23 @@ def test_the_main_container_of_a_Workflow_reports_although_Argo_puts_another_bef
     assert reported(found) == {"loss": 0.5}
 
 
+@pytest.mark.parametrize("time", ["yesterday", "2030-01-01T00:00:00", 7])
+def test_a_time_that_is_none_in_a_status_that_anybody_may_write_makes_no_look_fail(time: Any) -> None:
+    """Nobody checks a Workflow's; and all Studies' looks count the pods that wait of all others."""
+    resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": time}
+    workflow = an_object("argoproj.io/v1alpha1", "Workflow").adding("status", "conditions", value=resumed)
+    assert seen(workflow, a_pod().running().deleting(), kind=WORKFLOW).phase is Phase.PENDING
+
+
 def test_a_workload_that_is_being_deleted_says_so() -> None:
     assert seen(a_jobset().deleting(), kind=JOBSET).deleting
+
+
+def test_a_workload_that_goes_when_its_time_to_live_is_over_had_succeeded_before_it_was_asked_to() -> None:
+    done, pod = a_jobset().condition("Completed", when=at(60)), a_pod().succeeded(said(loss=0.5))
+    assert not seen(done, pod, kind=JOBSET).succeeded_first
+    assert not seen(done.deleting(at(59)), pod, kind=JOBSET).succeeded_first
+    assert seen(done.deleting(at(60)), pod, kind=JOBSET).succeeded_first
 
 
 # Checkpoints

@@ -287,6 +287,13 @@ def test_a_query_holds_no_quote_or_line_end_of_a_name() -> None:
     assert "\n" not in asked
 
 
+def test_only_the_trials_that_are_measured_are_asked_for_however_many_have_ended_meanwhile() -> None:
+    """All of them would soon be more than an answer may hold, and then none would be measured."""
+    assert expression(SPEC, UID, 15, [25_000, 3]).endswith(',trial_number=~"3|25000"}[15s])')
+    assert len(expression(SPEC, UID, 15, range(999_000, 1_000_000))) < 16_000
+    assert expression(SPEC, UID, 15, range(1001)) == expression(SPEC, UID, 15)
+
+
 @pytest.mark.parametrize(
     ("seconds", "step"), [(0, 15), (100, 15), (15 * 1000, 15), (15 * 1000 + 1, 30), (86400, 120), (30 * 86400, 3840)]
 )
@@ -348,7 +355,7 @@ def test_one_question_covers_all_trials_from_the_oldest_start_until_now() -> Non
     assert answer.trials[0].curve == ((1, 0.9),)
     first = int(START.timestamp())
     assert asked == {
-        "query": expression(SPEC, UID, 15),
+        "query": expression(SPEC, UID, 15, [0]),
         "start": str(first),
         "end": str(first + 60),
         "step": "15",
@@ -508,7 +515,7 @@ def test_the_recorded_query_is_the_one_that_is_sent_and_its_answer_gives_the_cur
 
     found = read(blocks("json")[0].encode(), spec, {0: Run(datetime.fromtimestamp(1795483416, UTC))}, 1).trials[0]
 
-    assert blocks("promql") == [expression(spec, uid, 1) + "\n"]
+    assert blocks("promql") == [expression(spec, uid, 1, [0]) + "\n"]
     assert f"the curve {', '.join(map(str, found.curve))}:" in DOCS.read_text()
 
 

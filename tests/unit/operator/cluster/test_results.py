@@ -214,6 +214,21 @@ async def test_a_program_that_has_ended_without_its_result_is_asked_for_at_once_
     assert len(bench.source.asked) == 4
 
 
+@in_loop
+async def test_so_is_a_RayJob_whose_head_runs_on() -> None:
+    cluster = Cluster(START)
+    bench = Bench(cluster)
+    bench.source.answer = answering(1, 0.9)
+    await bench.tick(0)
+    cluster.complete_as_RayJob(at(0.1))
+    assert cluster.workload.awaiting
+    bench.source.answer = answering(2, 0.4)
+    await bench.tick(2.2)
+
+    assert not cluster.workload.awaiting
+    assert cluster.workload.report == measured(2, loss=0.4)
+
+
 # Logs
 
 PATTERN = r"loss (?P<loss>\S+)"

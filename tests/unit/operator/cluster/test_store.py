@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
 from hpo_operator.cluster.store import Store, StudyState
 from hpo_operator.workloads import Phase
 
-from tests.unit.operator.builders import TrialBuilder, a_ledger, a_study, a_trial
+from tests.unit.operator.builders import TrialBuilder, a_ledger, a_study, a_trial, at
+from tests.unit.operator.cluster import objects as pods
 
 UID = "study-uid"
 
@@ -49,6 +51,21 @@ def test_an_older_state_of_a_workload_does_not_undo_a_newer_one(store: Store) ->
     assert state.workloads[0]["metadata"]["resourceVersion"] == "20"
 
 
+def test_an_older_state_of_a_trial_does_not_undo_its_deletion(store: Store) -> None:
+    """The answer to a write that was carried out before it comes after it."""
+    state = holding(store)
+    ended = a_trial(0).completed(loss=0.5).build().manifest()
+
+    def at_version(version: int) -> dict[str, Any]:
+        return {**ended, "metadata": {**ended["metadata"], "resourceVersion": str(version)}}
+
+    store.trial("ADDED", at_version(10))
+    store.trial("DELETED", at_version(12))
+    assert not state.put_trial(at_version(11))
+    assert state.ledger is not None
+    assert not state.ledger.trials
+
+
 def test_a_workload_that_is_gone_is_remembered_by_its_reference(store: Store) -> None:
     state = holding(store, a_trial(0))
     store.workload("ADDED", a_job("w0"))
@@ -85,6 +102,24 @@ def test_what_was_known_of_an_earlier_workload_is_not_the_next_ones(store: Store
     store.workload("ADDED", a_job("w1", 12))
     assert not state.pods_listed
     assert not state.logs_read
+
+
+def test_what_an_earlier_workload_has_held_is_not_counted_with_the_next_one_that_is_lost(store: Store) -> None:
+    """It was, when that one was given up; and pods of most kinds name no workload."""
+    state = holding(store, a_trial(0))
+    state.kind = WorkloadKind(api_version="ray.io/v1", kind="RayJob")
+    labels = {STUDY_UID_LABEL: UID, NUMBER_LABEL: "0"}
+
+    def pod(name: str, since: float, until: float) -> dict[str, Any]:
+        built = pods.a_pod(name).gpus(2).labelled(**labels).created(at(since)).failed(143, since=at(since), until=at(until))
+        return built.having("metadata", "resourceVersion", value="5").build()
+
+    for uid, since in (("w0", 0), ("w1", 100)):
+        job = {**a_job(uid, 10 + since, creationTimestamp=pods.stamp(at(since))), "kind": "RayJob", "apiVersion": "ray.io/v1"}
+        store.workload("ADDED", job)
+        store.pod("DELETED", pod(f"of-{uid}", since + 10, since + 40))
+        store.workload("DELETED", {**job, "metadata": {**job["metadata"], "resourceVersion": str(50 + since)}})
+        assert state.workload(0).gpu_seconds(at(200)) == 2 * 30
 
 
 def test_what_a_controller_has_made_with_copied_labels_is_not_the_trials_workload(store: Store) -> None:
