@@ -253,6 +253,12 @@ def test_the_plan_shows_the_proposals_that_the_run_then_makes(laptop, capsys):
     assert laptop.parameters() == planned
 
 
+def test_the_plan_counts_a_grid_over_floats_to_its_end(laptop, capsys):
+    laptop.write(REPORT, algorithm={"grid": {"points": 7}}, limits={})
+    assert cli.main(["plan", str(laptop.folder / "study.json")]) == 0
+    assert "Trials: 7, 1 at a time" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
 def test_a_duration_that_is_none_is_refused(laptop, capsys, seconds):
     laptop.write(REPORT)
