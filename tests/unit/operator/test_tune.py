@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import hpo
 import hpo_operator
+import numpy as np
 import pytest
 from hpo_algorithms import InvalidInput, Space
 from hpo_operator import InvalidFunction, StudyFailed, tune
@@ -273,12 +275,43 @@ def test_a_function_that_cannot_be_sent_elsewhere_is_refused_with_a_remedy():
         ({"parallelism": 0}, "spec.parallelism: 0: would never start"),
         ({"space": {"x": {"float": {"min": 1, "max": 0}}}}, "spec.parameters[0].float.min: 1: must be less than max (0)"),
         ({"space": {"x": 3}}, "spec.parameters[0]: 3: must be a mapping"),
+        ({"space": {"x": {"float": 3}}, "trials": None}, "spec.parameters[0].float: 3: must be a mapping"),
+        ({"space": 3}, "spec.parameters[0]: 3: must be a mapping"),
+        ({"goal": 3}, "spec.objectives[0].goal: 3: must be one of Minimize, Maximize"),
+        ({"budget": "9"}, "spec.budget.max: '9': must be a whole number"),
+        ({"budget": (1, 3, 9)}, "spec.budget.max: must be a whole number"),
+        ({"timeout": "5"}, "spec.limits.deadlineSeconds: '5': must be a whole number"),
+        ({"timeout": math.inf}, "spec.limits.deadlineSeconds: inf: must be a whole number"),
+        ({"timeout": math.nan}, "spec.limits.deadlineSeconds: nan: must be a whole number"),
+        ({"algorithm": {"tpe": {"startupTrials": 1j}}}, "spec.algorithm.tpe.startupTrials: 1j: cannot stand in a Study"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(InvalidInput) as caught:
         run(parabola, **options)
     assert message in str(caught.value)
+
+
+def test_numbers_and_arrays_of_numpy_are_taken_as_they_are():
+    space = {
+        "x": {"float": {"min": np.float32(-0.5), "max": np.float64(1)}},
+        "n": {"int": {"min": np.int64(1), "max": np.arange(8).max()}},
+        "kind": {"categorical": {"choices": np.array(["a", "b"])}},
+    }
+    options = {
+        "trials": np.int64(2),
+        "seed": np.int32(1),
+        "parallelism": np.int8(1),
+        "budget": np.int64(9),
+        "timeout": np.float32(60),
+    }
+    plain = {
+        "x": {"float": {"min": -0.5, "max": 1}},
+        "n": {"int": {"min": 1, "max": 7}},
+        "kind": {"categorical": {"choices": ["a", "b"]}},
+    }
+    found = run(lambda x, n, kind: x * n, space, **options).best_params
+    assert found == run(lambda x, n, kind: x * n, plain, trials=2, budget=9).best_params
 
 
 # Where results are
@@ -314,6 +347,10 @@ def test_unnamed_results_live_as_long_as_the_result():
 def test_each_call_has_a_gpu_of_its_own():
     result = run(lambda x: int(os.environ["CUDA_VISIBLE_DEVICES"]), gpus=[4, 7], parallelism=2, trials=4)
     assert {row["loss"] for row in result.table} <= {4.0, 7.0}
+
+
+def test_a_grid_ends_the_search_by_itself():
+    assert [row["x"] for row in run(parabola, algorithm={"grid": {"points": 1}}, trials=None).table] == [0.0]
 
 
 def test_a_timeout_ends_the_search_with_what_there_is():
