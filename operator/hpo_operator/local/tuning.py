@@ -124,7 +124,7 @@ def tune(
             study,
             Path.cwd(),
             folder,
-            gpus=[str(each) for each in gpus] if gpus is not None else None,
+            gpus=_ids(gpus),
             watch=display,
             environment={FUNCTION: f"{here}/function.pickle"},
         )
@@ -216,6 +216,15 @@ def _seconds(timeout: Any) -> Any:
         return math.ceil(timeout)
     except (TypeError, ValueError, OverflowError):
         return timeout
+
+
+def _ids(gpus: Any) -> list[str] | None:
+    if gpus is None:
+        return None
+    ids = [str(each) for each in gpus] if isinstance(gpus, Iterable) and not isinstance(gpus, str) else []
+    if not ids or len(set(ids)) != len(ids):
+        raise InvalidInput([Fault("gpus", gpus, "must be a list of different GPU ids", "For example [0, 1].")])
+    return ids
 
 
 def _plain(value: Any, path: str = "") -> Any:

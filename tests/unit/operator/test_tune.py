@@ -283,6 +283,9 @@ def test_a_function_that_cannot_be_sent_elsewhere_is_refused_with_a_remedy():
         ({"timeout": "5"}, "spec.limits.deadlineSeconds: '5': must be a whole number"),
         ({"timeout": math.inf}, "spec.limits.deadlineSeconds: inf: must be a whole number"),
         ({"timeout": math.nan}, "spec.limits.deadlineSeconds: nan: must be a whole number"),
+        ({"gpus": "0,1"}, "gpus: '0,1': must be a list of different GPU ids. For example [0, 1]."),
+        ({"gpus": 0}, "gpus: 0: must be a list"),
+        ({"gpus": [0, 0]}, "gpus: [0, 0]: must be a list of different GPU ids"),
         ({"algorithm": {"tpe": {"startupTrials": 1j}}}, "spec.algorithm.tpe.startupTrials: 1j: cannot stand in a Study"),
     ],
 )
