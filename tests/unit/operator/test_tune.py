@@ -5,12 +5,14 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hpo
 import hpo_operator
@@ -451,6 +453,15 @@ def test_an_interrupt_ends_the_calls_and_says_where_the_results_are(tmp_path):
     assert "KeyboardInterrupt" in err
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_the_page_of_the_library_can_be_run_as_it_stands(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "library.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)).replace("trials=50", "trials=2")
+    names = {"train": lambda lr, optimizer, momentum=0.0: lr + momentum}
+    exec(code, names)
+    assert names["optimizer"].history
+    assert len(names["result"].table) == 2
 
 
 def test_the_names_that_the_package_promises_are_there_and_cost_nothing_until_they_are_used():
