@@ -6,6 +6,7 @@ Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -45,6 +46,8 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()

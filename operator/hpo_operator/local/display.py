@@ -52,8 +52,9 @@ class LineDisplay(Display):
                 self._print(f"{study.metadata.name}: {found}")
 
     def _print(self, line: str) -> None:
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
         try:
-            print(line, file=self._out, flush=True)
+            print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._out, flush=True)
         except OSError:
             self._print = lambda line: None  # type: ignore[method-assign]
 

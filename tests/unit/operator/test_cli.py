@@ -179,6 +179,15 @@ def test_a_reader_who_goes_away_does_not_end_the_study(laptop):
     assert laptop.ended() == "MaxTrialsReached"
 
 
+def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
+    kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
+    laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])
+    code, out, err = ended(laptop.start(env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
+    assert (code, err) == (0, "")
+    assert "its last words: \\u65e5\\u672c" in out
+    assert len(re.findall(r"Completed .* \\u65e5\\u672c ", out)) == 2
+
+
 def test_on_a_terminal_the_run_is_a_live_picture(laptop):
     program = laptop.script(
         "train.py",

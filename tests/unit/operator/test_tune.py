@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import json
 import math
 import os
@@ -377,6 +378,13 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys):
     assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["[1/3] ", "[2/3] ", "[3/3] "]
     run(parabola)
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_told_in_whatever_encoding_there_is(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    run(lambda x, kind: x, {**X, "kind": {"categorical": {"choices": ["größe"]}}}, progress=True, trials=1)
+    assert rb"kind=gr\xf6\xdfe" in out.buffer.getvalue()
 
 
 def test_several_searches_can_run_at_once_in_threads():
