@@ -22,7 +22,7 @@ from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
 from hpo_operator.environment import trial_environment
 from hpo_operator.ledger import Ledger, is_terminal
-from hpo_operator.local.earlier import earlier_runs
+from hpo_operator.local.earlier import earlier_runs, refuse_unnamed
 from hpo_operator.local.gpus import devices
 from hpo_operator.local.leftovers import RECORD, end_leftovers
 from hpo_operator.local.processes import Processes
@@ -110,6 +110,7 @@ class LocalRunner:
         if parallelism is not None:
             study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
         _refuse_what_never_starts(study)
+        refuse_unnamed(study, earlier)
         self._program = Program.of(study.spec, folder, environment or {})
         handed_out = devices(gpus, self._program, study.spec.parallelism)
         self._gpus = handed_out.ids
