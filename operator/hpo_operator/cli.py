@@ -329,7 +329,7 @@ def _tell(found: Sequence[str]) -> None:
 
 
 def _report(study: Study, runner: Any, results: Path, output: str) -> None:
-    from hpo_operator.local.summary import as_json, best_trials, sentences
+    from hpo_operator.local.summary import as_json, best_trials, sentences, succeeded
 
     if output == "json":
         print(json.dumps(as_json(study, results), indent=2))
@@ -341,6 +341,8 @@ def _report(study: Study, runner: Any, results: Path, output: str) -> None:
         _print_table(study, best)
     print()
     print(sentences(study))
+    if not succeeded(study):
+        print("It does not go on: mend it, and start anew with --fresh, which keeps these results.")
     places = f"Results: {results}    logs: {results}/trials/*/log.txt"
     print(f"{places}    best parameters: hpo best {results} -o yaml" if study.status.best else places)
 

@@ -86,7 +86,7 @@ def tune(
         timeout: seconds after which no more are made and those that run are ended.
         seed: the same seed, results and parallelism 1 give the same parameters again; a new one is drawn when left out.
         results: a folder to keep logs and results in. The same call with the same folder goes on where it ended, with the function
-            as it is then; without it they are kept as long as the Result.
+            as it is then, unless the search has failed: take another folder then. Without it they are kept as long as the Result.
         gpus: ids of GPUs; each call gets one of its own, and waits for it.
         progress: a live picture on a terminal, else a line for each call.
 
