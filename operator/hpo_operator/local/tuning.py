@@ -291,11 +291,9 @@ def _packed(function: Callable[..., Any], metric: str, by_name: bool) -> bytes:
     made = function
     while isinstance(made, functools.partial):
         made = made.func
-    module = inspect.getmodule(made)
-    # By its name where another process finds the same module by that name; else, as in a notebook, with its code.
-    by_value = module is not None and module.__name__ != "__main__" and not _is_found_by_name(module)
-    if by_value:
-        cloudpickle.register_pickle_by_value(module)
+    by_value = _by_value(inspect.getmodule(made))
+    if by_value is not None:
+        cloudpickle.register_pickle_by_value(by_value)
     try:
         data = cloudpickle.dumps(function)
     except Exception as error:
@@ -303,9 +301,24 @@ def _packed(function: Callable[..., Any], metric: str, by_name: bool) -> bytes:
         shown = getattr(function, "__name__", repr(function))
         raise InvalidFunction([Fault("function", shown, f"cannot be sent to another process: {error}", remedy)]) from error
     finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
+        if by_value is not None:
+            cloudpickle.unregister_pickle_by_value(by_value)
     return pickle.dumps({"function": data, "path": list(sys.path), "metric": metric, "by_name": by_name})
+
+
+def _by_value(module: ModuleType | None) -> ModuleType | None:
+    """The module that goes along with its code, as in a notebook, since another process would not find the same by its name.
+
+    Or since it is still being imported, with what it is part of: a call that imported it would tune once more, without end.
+    """
+    if module is None or module.__name__ == "__main__":
+        return None
+    parts = module.__name__.split(".")
+    for end in range(1, len(parts) + 1):
+        around = sys.modules.get(".".join(parts[:end]))
+        if getattr(getattr(around, "__spec__", None), "_initializing", False):
+            return around
+    return None if _is_found_by_name(module) else module
 
 
 def _is_found_by_name(module: ModuleType) -> bool:

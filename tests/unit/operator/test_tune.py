@@ -441,6 +441,34 @@ def test_a_module_that_no_other_process_can_import_goes_along_with_its_code(tmp_
         del sys.modules["hidden"]
 
 
+TUNES = """
+import os, sys
+from hpo_operator import tune
+if "HPO_FUNCTION" in os.environ:
+    sys.exit("imported by a call, which would tune once more")
+DEFINED
+print(tune(loss, {"x": {"float": {"min": 1, "max": 2}}}, trials=2, progress=False, algorithm="random", seed=1).reason)
+"""
+LOSS = "def shifted(x):\n    return x + 1\ndef loss(x):\n    return shifted(x)\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"eager.py": TUNES.replace("DEFINED", LOSS)},
+        {"eager/part.py": LOSS, "eager/__init__.py": TUNES.replace("DEFINED", "from eager.part import loss")},
+    ],
+    ids=["module", "package"],
+)
+def test_a_module_that_tunes_while_it_is_imported_is_not_imported_by_its_calls(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-c", "import eager"]
+    code, out, err = ended(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    assert (code, out) == (0, "MaxTrialsReached\n"), err
+
+
 def test_an_interrupt_ends_the_calls_and_says_where_the_results_are(tmp_path):
     script = f"""
     from hpo_operator import tune
