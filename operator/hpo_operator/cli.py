@@ -45,6 +45,7 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115  closed: None
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
         sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
@@ -192,8 +193,10 @@ def _run_here(study: Study, found: Sequence[str], results: Path, arguments: argp
     try:
         _report(ended, runner, results, arguments.output)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence()  # nobody reads, but somebody may ask how it ended
+    except OSError as error:  # nobody reads, or the disk is full; but somebody may ask how it ended
+        _silence()
+        if not isinstance(error, BrokenPipeError):
+            _tell([f"the end could not be printed: {error.strerror}"])
     return SUCCEEDED if succeeded(ended) else FAILED
 
 

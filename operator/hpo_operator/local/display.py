@@ -61,9 +61,9 @@ class LineDisplay(Display):
 
 def display_for(output: str, quiet: bool) -> Display:
     """The display that fits where the program runs; with JSON on stdout, people are told on stderr."""
-    if quiet:
-        return Display()
     stream = sys.stderr if output == "json" else sys.stdout
+    if quiet or stream is None:  # None where it was closed before Python began
+        return Display()
     if not stream.isatty():
         return LineDisplay(stream)
     from hpo_operator.local.live import LiveDisplay

@@ -179,6 +179,19 @@ def test_a_reader_who_goes_away_does_not_end_the_study(laptop):
     assert laptop.ended() == "MaxTrialsReached"
 
 
+@pytest.mark.parametrize("where", [">&-", ">&- 2>&-", "> /dev/full"])
+def test_an_output_that_cannot_be_written_does_not_change_how_the_study_ends(laptop, where):
+    if where == "> /dev/full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    laptop.write(REPORT)
+    run = f'exec "{sys.executable}" -m hpo run study.json --results results {where}'
+    process = subprocess.Popen(["sh", "-c", run], cwd=laptop.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code, _, err = ended(process)
+    assert code == 0
+    assert err == ("note: the end could not be printed: No space left on device\n" if "full" in where else "")
+    assert laptop.ended() == "MaxTrialsReached"
+
+
 def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
     kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
     laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])

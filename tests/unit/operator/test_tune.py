@@ -387,6 +387,11 @@ def test_progress_is_told_in_whatever_encoding_there_is(monkeypatch):
     assert rb"kind=gr\xf6\xdfe" in out.buffer.getvalue()
 
 
+def test_without_a_standard_output_there_is_no_progress(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert len(run(parabola, progress=True, trials=1).table) == 1
+
+
 def test_several_searches_can_run_at_once_in_threads():
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda seed: run(parabola, seed=seed).best_params["x"], [1, 2, 3]))
