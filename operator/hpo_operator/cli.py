@@ -6,6 +6,7 @@ Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -44,7 +45,10 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115  closed: None
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -189,8 +193,10 @@ def _run_here(study: Study, found: Sequence[str], results: Path, arguments: argp
     try:
         _report(ended, runner, results, arguments.output)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence()  # nobody reads, but somebody may ask how it ended
+    except OSError as error:  # nobody reads, or the disk is full; but somebody may ask how it ended
+        _silence()
+        if not isinstance(error, BrokenPipeError):
+            _tell([f"the end could not be printed: {error.strerror}"])
     return SUCCEEDED if succeeded(ended) else FAILED
 
 
@@ -326,7 +332,7 @@ def _tell(found: Sequence[str]) -> None:
 
 
 def _report(study: Study, runner: Any, results: Path, output: str) -> None:
-    from hpo_operator.local.summary import as_json, best_trials, sentences
+    from hpo_operator.local.summary import as_json, best_trials, sentences, succeeded
 
     if output == "json":
         print(json.dumps(as_json(study, results), indent=2))
@@ -338,6 +344,8 @@ def _report(study: Study, runner: Any, results: Path, output: str) -> None:
         _print_table(study, best)
     print()
     print(sentences(study))
+    if not succeeded(study):
+        print("It does not go on: mend it, and start anew with --fresh, which keeps these results.")
     places = f"Results: {results}    logs: {results}/trials/*/log.txt"
     print(f"{places}    best parameters: hpo best {results} -o yaml" if study.status.best else places)
 

@@ -54,6 +54,8 @@ def read_file(path: str | Path, times: int = 1) -> list[Document]:
     try:
         with Path(path).open("rb") as file:
             return read_stream(file, source, times)
+    except InvalidManifest:
+        raise  # is a ValueError, too
     except FileNotFoundError:
         _refuse(source, "there is no such file", _neighbours(Path(path)))
     except IsADirectoryError:

@@ -95,15 +95,19 @@ def notes(spec: StudySpec) -> list[str]:
     space = _space_of(spec)
     found = [f"spec.parameters: {note}" for note in space.warnings]
     ends = (spec.limits.max_trials, spec.limits.deadline_seconds, spec.limits.gpu_seconds)
-    bounded = (spec.schedule or {}).get("hyperband") or {}
-    endless = space.size is None and not bounded.get("iterations") and CONTINUING.isdisjoint(spec.algorithm)
-    if not any(ends) and endless:
+    if not any(ends) and is_endless(spec):
         found.append("spec.limits: nothing ends this Study but its target or you; set maxTrials or deadlineSeconds.")
     if spec.limits.max_trials and spec.parallelism > spec.limits.max_trials:
         found.append(
             f"spec.parallelism: {spec.parallelism}: only {spec.limits.max_trials} Trials will ever run (limits.maxTrials)."
         )
     return found
+
+
+def is_endless(spec: StudySpec) -> bool:
+    """Whether neither the space, nor the algorithm, nor the schedule ends a valid Study, so that only limits do."""
+    bounded = "grid" in spec.algorithm or any(settings.get("iterations") for settings in (spec.schedule or {}).values())
+    return _space_of(spec).size is None and not bounded and CONTINUING.isdisjoint(spec.algorithm)
 
 
 def _header_faults(manifest: Mapping[str, Any]) -> Iterable[Fault]:

@@ -32,9 +32,18 @@ def writer(parts: Mapping[str, Any], extra: object) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         states = {name: part.state_dict() for name, part in parts.items()}
-        import_module("torch").save({"parts": states, "extra": extra}, folder / FILE)
+        import_module("torch").save({"parts": states, "extra": _plain(extra)}, folder / FILE)
 
     return write
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as Python's own: torch saves them as they are, but does not load them as plain data."""
+    if type(value) is dict:
+        return {_plain(name): _plain(each) for name, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 def restore(found: Checkpoint, parts: Mapping[str, Any], map_location: object, weights_only: bool) -> Any:

@@ -15,10 +15,10 @@ from hpo._errors import InvalidPattern, InvalidReport, InvalidStep
 from hpo._notices import note_once
 from hpo._values import HIGHEST_STEP
 
-# `loss=0.5`, `val_loss: 3e-4`, `"auc": "0.97"`; but neither 12:30, nor 2024-01-31, nor version: 1.2.3, nor time: 12s.
+# `loss=0.5`, `val_loss: 3e-4`, `"auc": "0.97"`; but neither 12:30, nor 2024-01-31, nor version: 1.2.3, nor 1,234.5, nor time: 12s.
 DEFAULT_PATTERN = (
     r"(?<![\w./-])(?P<metric>[A-Za-z_][\w./-]{0,199})[\"']?\s{0,8}[=:]\s{0,8}[\"']?"
-    r"(?P<value>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))(?!\w|[.:-]\d)"
+    r"(?P<value>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))(?!\w|[.,:-]\d)"
 )
 
 # `Epoch 3/27`, `step=100`, `[epoch: 3]`, `{"epoch": 3.0}`.

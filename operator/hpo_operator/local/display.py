@@ -52,17 +52,18 @@ class LineDisplay(Display):
                 self._print(f"{study.metadata.name}: {found}")
 
     def _print(self, line: str) -> None:
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
         try:
-            print(line, file=self._out, flush=True)
+            print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._out, flush=True)
         except OSError:
             self._print = lambda line: None  # type: ignore[method-assign]
 
 
 def display_for(output: str, quiet: bool) -> Display:
     """The display that fits where the program runs; with JSON on stdout, people are told on stderr."""
-    if quiet:
-        return Display()
     stream = sys.stderr if output == "json" else sys.stdout
+    if quiet or stream is None:  # None where it was closed before Python began
+        return Display()
     if not stream.isatty():
         return LineDisplay(stream)
     from hpo_operator.local.live import LiveDisplay

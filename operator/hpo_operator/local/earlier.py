@@ -14,6 +14,19 @@ from hpo_operator.resources import Study
 from hpo_operator.validation import InvalidStudy, problem_of
 
 
+def refuse_unnamed(study: Study, folders: Sequence[Path]) -> None:
+    """Raise InvalidStudy for a results folder that is given without need, StoreError for one that cannot be read."""
+    named = [each.name for each in study.spec.warm_start.studies] if study.spec.warm_start else []
+    faults = []
+    for folder in folders:
+        name = open_for_reading(folder)[0].metadata.name
+        if name not in named:
+            rule = f"holds Study {name}, which spec.warmStart.studies does not name"
+            faults.append(Fault(f"--earlier {folder}", None, rule, f"Add warmStart: {{studies: [{{name: {name}}}]}}."))
+    if faults:
+        raise InvalidStudy(faults)
+
+
 def earlier_runs(study: Study, results: Path, folders: Sequence[Path] = ()) -> list[list[algorithms.Trial]]:
     """The Trials of each earlier Study that had ended when this one was created.
 

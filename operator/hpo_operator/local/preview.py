@@ -45,9 +45,8 @@ def preview(spec: StudySpec, seed: int) -> Preview:
     real = build(problem, spec.algorithm, spec.schedule)
     first = real.propose(problem, (), 0, min(FIRST_SHOWN, max(spec.parallelism, 1), spec.limits.max_trials or FIRST_SHOWN))
     # The counts come from the schedule alone, so a cheap sampler stands in where it is the same for the schedule.
-    finite = problem.space.size is not None and name == "grid"
     timing = spec.schedule or ({schedule: {}} if name not in CONTINUING else None)
-    method = real if finite or name in CONTINUING else build(problem, {"random": {}}, timing)
+    method = real if name == "grid" or name in CONTINUING else build(problem, {"random": {}}, timing)
     limit = min(spec.limits.max_trials or MAX_SIMULATED, MAX_SIMULATED)
     history: list[Trial] = []
     finished = ""

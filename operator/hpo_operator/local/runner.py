@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import select
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from hpo_operator import conditions as c
 from hpo_operator.consultant import Consultant
 from hpo_operator.environment import trial_environment
 from hpo_operator.ledger import Ledger, is_terminal
-from hpo_operator.local.earlier import earlier_runs
+from hpo_operator.local.earlier import earlier_runs, refuse_unnamed
 from hpo_operator.local.gpus import devices
 from hpo_operator.local.leftovers import RECORD, end_leftovers
 from hpo_operator.local.processes import Processes
@@ -55,6 +56,7 @@ IDLE_SECONDS = 0.02  # between looks at processes where the system cannot tell w
 ALGORITHM_RETRY_SECONDS = 2.0
 ALGORITHM_TRIES = 3  # without a single proposal and with nothing running, before the run is given up
 ALGORITHM_LOG = "algorithm.log"
+INTERRUPTED_CODES = {128 + each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
 
 class Interrupted(Exception):
@@ -108,6 +110,7 @@ class LocalRunner:
         if parallelism is not None:
             study = study.model_copy(update={"spec": study.spec.model_copy(update={"parallelism": parallelism})})
         _refuse_what_never_starts(study)
+        refuse_unnamed(study, earlier)
         self._program = Program.of(study.spec, folder, environment or {})
         handed_out = devices(gpus, self._program, study.spec.parallelism)
         self._gpus = handed_out.ids
@@ -273,8 +276,14 @@ class LocalRunner:
 
     def _suspend(self) -> None:
         """Record what has ended by itself, then end the rest: a program that is told to end may do so as if it had succeeded."""
-        decided = plan(self._view(self._workloads()))
-        self._execute([action for action in decided.actions if isinstance(action, WriteTrial)])
+        workloads = self._workloads()
+        # A terminal interrupts all its processes, and so a program that was just being started and had no session of its own yet.
+        hit = {number for number, workload in workloads.items() if workload.exit_code in INTERRUPTED_CODES}
+        for action in plan(self._view(workloads)).actions:
+            if isinstance(action, WriteTrial):
+                reason = c.reason(action.status.conditions, c.SUCCEEDED)
+                if not (action.number in hit and reason == c.PROGRAM_FAILED):
+                    self._execute([action])
         self._processes.end_all(lambda: self._interrupts > 1)
         message = "The runner was interrupted; run the same command again to go on."
         found = c.put(self._study.status.conditions, c.PROGRESSING, "False", c.SUSPENDED, message, _now())

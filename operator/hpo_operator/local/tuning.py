@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -27,7 +27,7 @@ from hpo_operator.local.program import GPU_RESOURCE
 from hpo_operator.local.results import Result, StudyFailed, Table
 from hpo_operator.local.runner import LocalRunner
 from hpo_operator.resources import API_VERSION, MAX_STUDY_NAME
-from hpo_operator.validation import problem_of, read_study
+from hpo_operator.validation import is_endless, problem_of, read_study
 
 __all__ = ["InvalidFunction", "Result", "StudyFailed", "Table", "tune"]
 
@@ -81,41 +81,39 @@ def tune(
         algorithm: "tpe", or with settings {"tpe": {"startupTrials": 10}}; chosen for you when left out.
         schedule: "median", "asha", "hyperband", or with settings; every call runs to its end when left out.
         budget: (min, max), or max alone, in a unit of your own; needed by "asha" and "hyperband".
-        trials: how many calls at most; None when a schedule, a finite space or `timeout` brings the end.
+        trials: how many calls at most; None when a schedule, a grid, a finite space or `timeout` brings the end.
         parallelism: how many run at once.
         timeout: seconds after which no more are made and those that run are ended.
         seed: the same seed, results and parallelism 1 give the same parameters again; a new one is drawn when left out.
         results: a folder to keep logs and results in. The same call with the same folder goes on where it ended, with the function
-            as it is then; without it they are kept as long as the Result.
+            as it is then, unless the search has failed: take another folder then. Without it they are kept as long as the Result.
         gpus: ids of GPUs; each call gets one of its own, and waits for it.
         progress: a live picture on a terminal, else a line for each call.
 
     Raises InvalidInput for what cannot work (InvalidFunction, InvalidStudy), and StudyFailed, which carries the Result, when no
     call has given a result or more than ten have failed. On KeyboardInterrupt the running calls are ended.
     """
-    parameters = _parameters(space)
-    limits = {"maxTrials": trials, "deadlineSeconds": math.ceil(timeout) if timeout is not None else None}
-    if all(value is None for value in limits.values()) and _is_endless(parameters, schedule):
+    limits = {"maxTrials": trials, "deadlineSeconds": _seconds(timeout)}
+    manifest = {
+        "apiVersion": API_VERSION,
+        "kind": "Study",
+        "metadata": {"name": _study_name(function)},
+        "spec": {
+            "objectives": [{"metric": metric, "goal": GOALS.get(str(goal).lower(), goal)}],
+            "parameters": _parameters(space),
+            "parameterConstraints": _constraints(space),
+            **_given("algorithm", _settings(algorithm)),
+            **_given("schedule", _settings(schedule)),
+            **_given("budget", _budget(budget)),
+            **_given("seed", seed),
+            "parallelism": parallelism,
+            "limits": {name: value for name, value in limits.items() if value is not None},
+            "template": _template(gpus is not None),
+        },
+    }
+    study = read_study(_plain(manifest))
+    if trials is None and timeout is None and is_endless(study.spec):
         raise InvalidInput([Fault("trials", None, "is needed, for nothing else ends the search", "Give trials or timeout.")])
-    study = read_study(
-        {
-            "apiVersion": API_VERSION,
-            "kind": "Study",
-            "metadata": {"name": _study_name(function)},
-            "spec": {
-                "objectives": [{"metric": metric, "goal": GOALS.get(goal.lower(), goal)}],
-                "parameters": parameters,
-                "parameterConstraints": _constraints(space),
-                **_given("algorithm", _settings(algorithm)),
-                **_given("schedule", _settings(schedule)),
-                **_given("budget", _budget(budget)),
-                **_given("seed", seed),
-                "parallelism": parallelism,
-                "limits": {name: value for name, value in limits.items() if value is not None},
-                "template": _template(gpus is not None),
-            },
-        }
-    )
     space_ = problem_of(study.spec, 0).space
     call = _packed(function, metric, _by_name(function, space_.names))
     folder = Path(results) if results is not None else Path(tempfile.mkdtemp(prefix="hpo-tune-"))
@@ -126,7 +124,7 @@ def tune(
             study,
             Path.cwd(),
             folder,
-            gpus=[str(each) for each in gpus] if gpus is not None else None,
+            gpus=_ids(gpus),
             watch=display,
             environment={FUNCTION: f"{here}/function.pickle"},
         )
@@ -164,7 +162,7 @@ def _parameters(space: Any) -> list[Any]:
         return [_entry(each) for each in space.parameters]
     if isinstance(space, Mapping):
         return [{"name": name, **entry} if isinstance(entry, Mapping) else entry for name, entry in space.items()]
-    return list(space)
+    return list(space) if isinstance(space, Iterable) else [space]
 
 
 def _constraints(space: Any) -> list[Any]:
@@ -206,17 +204,40 @@ def _settings(named: Named) -> Any:
     return {named: {}} if isinstance(named, str) else named
 
 
-def _budget(budget: int | tuple[int, int] | None) -> Any:
-    if budget is None or isinstance(budget, int):
-        return _given("max", budget) or None
-    low, high = budget
-    return {"min": low, "max": high}
+def _budget(budget: Any) -> Any:
+    if isinstance(budget, tuple | list) and len(budget) == 2:
+        return {"min": budget[0], "max": budget[1]}
+    return None if budget is None else {"max": budget}
 
 
-def _is_endless(parameters: list[Any], schedule: Named) -> bool:
-    settings = _settings(schedule) or {}
-    bounded = any(isinstance(each, Mapping) and each.get("iterations") for each in settings.values())
-    return not bounded and any(isinstance(each, Mapping) and "step" not in each.get("float", {"step": 0}) for each in parameters)
+def _seconds(timeout: Any) -> Any:
+    """Whole ones; what is no number stays, and is refused by its name as all of a Study is."""
+    try:
+        return math.ceil(timeout)
+    except (TypeError, ValueError, OverflowError):
+        return timeout
+
+
+def _ids(gpus: Any) -> list[str] | None:
+    if gpus is None:
+        return None
+    ids = [str(each) for each in gpus] if isinstance(gpus, Iterable) and not isinstance(gpus, str) else []
+    if not ids or len(set(ids)) != len(ids):
+        raise InvalidInput([Fault("gpus", gpus, "must be a list of different GPU ids", "For example [0, 1].")])
+    return ids
+
+
+def _plain(value: Any, path: str = "") -> Any:
+    """What a Study can hold, with numbers and arrays of numpy as Python's own. Raises InvalidInput for anything else."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, f"{path}[{place}]") for place, each in enumerate(value)]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InvalidInput([Fault(path, value, "cannot stand in a Study", "Give text, numbers, lists or dicts.")])
 
 
 def _template(gpu: bool) -> dict[str, Any]:
@@ -270,11 +291,9 @@ def _packed(function: Callable[..., Any], metric: str, by_name: bool) -> bytes:
     made = function
     while isinstance(made, functools.partial):
         made = made.func
-    module = inspect.getmodule(made)
-    # By its name where another process finds the same module by that name; else, as in a notebook, with its code.
-    by_value = module is not None and module.__name__ != "__main__" and not _is_found_by_name(module)
-    if by_value:
-        cloudpickle.register_pickle_by_value(module)
+    by_value = _by_value(inspect.getmodule(made))
+    if by_value is not None:
+        cloudpickle.register_pickle_by_value(by_value)
     try:
         data = cloudpickle.dumps(function)
     except Exception as error:
@@ -282,9 +301,24 @@ def _packed(function: Callable[..., Any], metric: str, by_name: bool) -> bytes:
         shown = getattr(function, "__name__", repr(function))
         raise InvalidFunction([Fault("function", shown, f"cannot be sent to another process: {error}", remedy)]) from error
     finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
+        if by_value is not None:
+            cloudpickle.unregister_pickle_by_value(by_value)
     return pickle.dumps({"function": data, "path": list(sys.path), "metric": metric, "by_name": by_name})
+
+
+def _by_value(module: ModuleType | None) -> ModuleType | None:
+    """The module that goes along with its code, as in a notebook, since another process would not find the same by its name.
+
+    Or since it is still being imported, with what it is part of: a call that imported it would tune once more, without end.
+    """
+    if module is None or module.__name__ == "__main__":
+        return None
+    parts = module.__name__.split(".")
+    for end in range(1, len(parts) + 1):
+        around = sys.modules.get(".".join(parts[:end]))
+        if getattr(getattr(around, "__spec__", None), "_initializing", False):
+            return around
+    return None if _is_found_by_name(module) else module
 
 
 def _is_found_by_name(module: ModuleType) -> bool:

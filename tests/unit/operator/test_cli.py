@@ -179,6 +179,28 @@ def test_a_reader_who_goes_away_does_not_end_the_study(laptop):
     assert laptop.ended() == "MaxTrialsReached"
 
 
+@pytest.mark.parametrize("where", [">&-", ">&- 2>&-", "> /dev/full"])
+def test_an_output_that_cannot_be_written_does_not_change_how_the_study_ends(laptop, where):
+    if where == "> /dev/full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    laptop.write(REPORT)
+    run = f'exec "{sys.executable}" -m hpo run study.json --results results {where}'
+    process = subprocess.Popen(["sh", "-c", run], cwd=laptop.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code, _, err = ended(process)
+    assert code == 0
+    assert err == ("note: the end could not be printed: No space left on device\n" if "full" in where else "")
+    assert laptop.ended() == "MaxTrialsReached"
+
+
+def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
+    kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
+    laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])
+    code, out, err = ended(laptop.start(env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
+    assert (code, err) == (0, "")
+    assert "its last words: \\u65e5\\u672c" in out
+    assert len(re.findall(r"Completed .* \\u65e5\\u672c ", out)) == 2
+
+
 def test_on_a_terminal_the_run_is_a_live_picture(laptop):
     program = laptop.script(
         "train.py",
@@ -251,6 +273,12 @@ def test_the_plan_shows_the_proposals_that_the_run_then_makes(laptop, capsys):
     planned = {each["number"]: str(each["parameters"]["x"]) for each in json.loads(capsys.readouterr().out)["first"]}
     assert laptop.hpo("run") == 0
     assert laptop.parameters() == planned
+
+
+def test_the_plan_counts_a_grid_over_floats_to_its_end(laptop, capsys):
+    laptop.write(REPORT, algorithm={"grid": {"points": 7}}, limits={})
+    assert cli.main(["plan", str(laptop.folder / "study.json")]) == 0
+    assert "Trials: 7, 1 at a time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])

@@ -67,6 +67,19 @@ def test_an_earlier_run_that_is_not_there_or_found_nothing_is_named(tmp_path: Pa
     assert "no Trial of Study first had ended with loss and with a configuration within these parameters" in capsys.readouterr().err
 
 
+def test_a_folder_of_a_study_that_is_not_named_is_refused_before_anything_is_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = runs(tmp_path, "first")
+    assert first.hpo("run") == 0
+    second = runs(tmp_path, "second")
+    assert second.hpo("run", "--earlier", first.results) == 2
+    said = capsys.readouterr().err
+    assert f"--earlier {first.results}: holds Study first, which spec.warmStart.studies does not name." in said
+    assert "Add warmStart: {studies: [{name: first}]}." in said
+    assert not second.results.exists()
+
+
 def test_a_replay_that_names_earlier_studies_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = manifest(PROGRAM, algorithm={"replay": {}}, warmStart={"studies": [{"name": "first"}]})
     (tmp_path / "study.json").write_text(json.dumps(study))

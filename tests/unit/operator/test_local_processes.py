@@ -1,9 +1,12 @@
 """What a Trial has started ends with it: at its own end, at an interrupt, at a timeout, and after the runner was killed."""
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from hpo_operator.local.runner import Interrupted
 
 from tests.unit.operator.local_studies import REPORT, Fork, alive, ended, wait_until
 
@@ -120,6 +123,26 @@ def test_a_program_that_ends_well_when_it_is_told_to_end_has_not_finished(laptop
     runner.kill(signal.SIGINT)
     assert runner.code() == 130
     assert laptop.trials()[0].status.completion_time is None
+    assert laptop.hpo("run") == 0
+    assert laptop.reasons() == ["Completed"]
+
+
+def test_a_program_that_the_interrupt_ended_before_it_had_a_session_of_its_own_is_run_again(laptop, monkeypatch):
+    laptop.write(f"mkdir first 2>/dev/null && exec sleep 1000; {REPORT}", limits={"maxTrials": 1})
+    runner, start = laptop.runner(), subprocess.Popen
+
+    def started_while_the_terminal_interrupts(*arguments, **options):
+        process = start(*arguments, **options)
+        process.send_signal(signal.SIGTERM)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        runner.interrupt()
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", started_while_the_terminal_interrupts)
+        with pytest.raises(Interrupted):
+            runner.run()
+    (laptop.folder / "first").mkdir(exist_ok=True)
     assert laptop.hpo("run") == 0
     assert laptop.reasons() == ["Completed"]
 

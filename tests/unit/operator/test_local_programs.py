@@ -155,6 +155,16 @@ def test_a_study_whose_trials_all_fail_fails_and_says_what_to_look_at(laptop, ca
     assert "its last words: no such file: data.csv" in out
 
 
+def test_a_study_that_has_failed_says_how_to_start_anew_when_the_program_is_mended(laptop, capsys):
+    laptop.write("exit 4", limits={"maxTrials": 1})
+    for _ in range(2):
+        assert laptop.hpo("run") == 1
+        assert "It does not go on: mend it, and start anew with --fresh, which keeps these results." in capsys.readouterr().out
+    laptop.write(REPORT, limits={"maxTrials": 1})
+    assert laptop.hpo("run", "--fresh") == 0
+    assert "--fresh" not in capsys.readouterr().out
+
+
 def test_a_program_that_vanishes_during_the_study_fails_its_trials(laptop):
     program = laptop.folder / "train.sh"
     program.write_text(f"#!/bin/sh\nrm train.sh\n{REPORT}\n")

@@ -311,6 +311,14 @@ def test_a_file_without_read_permission_is_told_so(tmp_path):
         read_file(path)
 
 
+def test_each_fault_in_a_file_is_told_by_itself_and_not_as_a_file_that_cannot_be_read(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("a: 1\na: 2\n---\n- 3\n")
+    with pytest.raises(InvalidManifest) as caught:
+        read_file(path)
+    assert [fault.path for fault in caught.value.faults] == [f"{path}:2:1", f"{path}:4:1"]
+
+
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without end")
 def test_a_file_larger_than_4_MiB_is_refused_without_reading_all_of_it():
     with pytest.raises(InvalidManifest, match="is larger than 4 MiB, the most that a file of manifests may have"):

@@ -2,17 +2,22 @@
 
 import functools
 import importlib
+import io
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hpo
 import hpo_operator
+import numpy as np
 import pytest
 from hpo_algorithms import InvalidInput, Space
 from hpo_operator import InvalidFunction, StudyFailed, tune
@@ -273,12 +278,46 @@ def test_a_function_that_cannot_be_sent_elsewhere_is_refused_with_a_remedy():
         ({"parallelism": 0}, "spec.parallelism: 0: would never start"),
         ({"space": {"x": {"float": {"min": 1, "max": 0}}}}, "spec.parameters[0].float.min: 1: must be less than max (0)"),
         ({"space": {"x": 3}}, "spec.parameters[0]: 3: must be a mapping"),
+        ({"space": {"x": {"float": 3}}, "trials": None}, "spec.parameters[0].float: 3: must be a mapping"),
+        ({"space": 3}, "spec.parameters[0]: 3: must be a mapping"),
+        ({"goal": 3}, "spec.objectives[0].goal: 3: must be one of Minimize, Maximize"),
+        ({"budget": "9"}, "spec.budget.max: '9': must be a whole number"),
+        ({"budget": (1, 3, 9)}, "spec.budget.max: must be a whole number"),
+        ({"timeout": "5"}, "spec.limits.deadlineSeconds: '5': must be a whole number"),
+        ({"timeout": math.inf}, "spec.limits.deadlineSeconds: inf: must be a whole number"),
+        ({"timeout": math.nan}, "spec.limits.deadlineSeconds: nan: must be a whole number"),
+        ({"gpus": "0,1"}, "gpus: '0,1': must be a list of different GPU ids. For example [0, 1]."),
+        ({"gpus": 0}, "gpus: 0: must be a list"),
+        ({"gpus": [0, 0]}, "gpus: [0, 0]: must be a list of different GPU ids"),
+        ({"algorithm": {"tpe": {"startupTrials": 1j}}}, "spec.algorithm.tpe.startupTrials: 1j: cannot stand in a Study"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(InvalidInput) as caught:
         run(parabola, **options)
     assert message in str(caught.value)
+
+
+def test_numbers_and_arrays_of_numpy_are_taken_as_they_are():
+    space = {
+        "x": {"float": {"min": np.float32(-0.5), "max": np.float64(1)}},
+        "n": {"int": {"min": np.int64(1), "max": np.arange(8).max()}},
+        "kind": {"categorical": {"choices": np.array(["a", "b"])}},
+    }
+    options = {
+        "trials": np.int64(2),
+        "seed": np.int32(1),
+        "parallelism": np.int8(1),
+        "budget": np.int64(9),
+        "timeout": np.float32(60),
+    }
+    plain = {
+        "x": {"float": {"min": -0.5, "max": 1}},
+        "n": {"int": {"min": 1, "max": 7}},
+        "kind": {"categorical": {"choices": ["a", "b"]}},
+    }
+    found = run(lambda x, n, kind: x * n, space, **options).best_params
+    assert found == run(lambda x, n, kind: x * n, plain, trials=2, budget=9).best_params
 
 
 # Where results are
@@ -316,6 +355,10 @@ def test_each_call_has_a_gpu_of_its_own():
     assert {row["loss"] for row in result.table} <= {4.0, 7.0}
 
 
+def test_a_grid_ends_the_search_by_itself():
+    assert [row["x"] for row in run(parabola, algorithm={"grid": {"points": 1}}, trials=None).table] == [0.0]
+
+
 def test_a_timeout_ends_the_search_with_what_there_is():
     def slow(x):
         import time
@@ -335,6 +378,18 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys):
     assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["[1/3] ", "[2/3] ", "[3/3] "]
     run(parabola)
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_told_in_whatever_encoding_there_is(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    run(lambda x, kind: x, {**X, "kind": {"categorical": {"choices": ["größe"]}}}, progress=True, trials=1)
+    assert rb"kind=gr\xf6\xdfe" in out.buffer.getvalue()
+
+
+def test_without_a_standard_output_there_is_no_progress(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert len(run(parabola, progress=True, trials=1).table) == 1
 
 
 def test_several_searches_can_run_at_once_in_threads():
@@ -391,6 +446,34 @@ def test_a_module_that_no_other_process_can_import_goes_along_with_its_code(tmp_
         del sys.modules["hidden"]
 
 
+TUNES = """
+import os, sys
+from hpo_operator import tune
+if "HPO_FUNCTION" in os.environ:
+    sys.exit("imported by a call, which would tune once more")
+DEFINED
+print(tune(loss, {"x": {"float": {"min": 1, "max": 2}}}, trials=2, progress=False, algorithm="random", seed=1).reason)
+"""
+LOSS = "def shifted(x):\n    return x + 1\ndef loss(x):\n    return shifted(x)\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"eager.py": TUNES.replace("DEFINED", LOSS)},
+        {"eager/part.py": LOSS, "eager/__init__.py": TUNES.replace("DEFINED", "from eager.part import loss")},
+    ],
+    ids=["module", "package"],
+)
+def test_a_module_that_tunes_while_it_is_imported_is_not_imported_by_its_calls(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-c", "import eager"]
+    code, out, err = ended(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    assert (code, out) == (0, "MaxTrialsReached\n"), err
+
+
 def test_an_interrupt_ends_the_calls_and_says_where_the_results_are(tmp_path):
     script = f"""
     from hpo_operator import tune
@@ -411,6 +494,15 @@ def test_an_interrupt_ends_the_calls_and_says_where_the_results_are(tmp_path):
     assert "KeyboardInterrupt" in err
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_the_page_of_the_library_can_be_run_as_it_stands(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "library.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)).replace("trials=50", "trials=2")
+    names = {"train": lambda lr, optimizer, momentum=0.0: lr + momentum}
+    exec(code, names)
+    assert names["optimizer"].history
+    assert len(names["result"].table) == 2
 
 
 def test_the_names_that_the_package_promises_are_there_and_cost_nothing_until_they_are_used():

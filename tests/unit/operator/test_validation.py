@@ -213,8 +213,10 @@ def test_a_study_without_an_end_is_worth_a_note():
     assert notes(spec) == ["spec.limits: nothing ends this Study but its target or you; set maxTrials or deadlineSeconds."]
     grid = read_study(manifest(REPORT, limits={}, parameters=[KERNEL])).spec
     assert notes(grid) == []
-    bounded = {"schedule": {"hyperband": {"iterations": 1}}, "budget": {"max": 9}}
-    assert notes(read_study(manifest(REPORT, limits={}, **bounded)).spec) == []
+    for schedule in ("hyperband", "halving"):
+        bounded = {"schedule": {schedule: {"iterations": 1}}, "budget": {"max": 9}}
+        assert notes(read_study(manifest(REPORT, limits={}, **bounded)).spec) == []
+    assert notes(read_study(manifest(REPORT, limits={}, algorithm={"grid": {}})).spec) == []
 
 
 def test_a_step_that_does_not_divide_its_range_is_worth_a_note():

@@ -152,6 +152,14 @@ def test_a_restarted_program_trains_on_as_if_it_had_not_been_stopped(torch, monk
 
 
 @pytest.mark.torch
+def test_numbers_of_numpy_beside_the_weights_are_numbers(torch):
+    numpy = pytest.importorskip("numpy")
+    extra = {"best": numpy.float64(0.5), "seen": [numpy.int64(3), (numpy.bool_(True), "a")], numpy.int32(7): None}
+    checkpoint.save_torch(1, extra=extra)
+    assert checkpoint.load_torch().content == {"best": 0.5, "seen": [3, (True, "a")], 7: None}
+
+
+@pytest.mark.torch
 def test_another_trial_keeps_its_own_hyperparameters_with_the_donor_s_weights_and_moments(torch, in_another_trial):
     model, optimizer, _ = parts(torch, schedule=False)
     train(torch, model, optimizer, None, 3)

@@ -44,6 +44,7 @@ PRINTED = {
     "a percentage": ("accuracy: 97.5%", [(None, {"accuracy": 97.5})]),
     "a sentence's end": ("The loss: 0.5. Done.", [(None, {"loss": 0.5})]),
     "clocks, dates, versions, units, addresses": ("at 12:30:45 on date: 2024-01-31, version: 1.2.3 time: 12s http://host:80/", []),
+    "commas within numbers": ("perplexity: 1,234.5 loss=0,31 acc=0.9,lr=0.1", [(None, {"acc": 0.9, "lr": 0.1})]),
     "words": ("status: ok mode=train info: information nancy: nancy", []),
     "an epoch alone": ("epoch: 3", []),
 }
