@@ -24,6 +24,9 @@ from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem
 
 MAX_GOOD = 25  # more would only blur the density of the good; with 7 in 100 this is reached at 350 Trials
+SCARCE_SHARE = (
+    0.25  # of the results, good while less than half of them keep the constraints: where they are kept is to be learned, too
+)
 FAIR_SHARE = 0.35  # of the results, good enough to say where a parameter alone should be; 0.25 was a little worse
 MAX_BAD = 150  # a sample of the others says as much about where they lie, and keeps 10,000 Trials as cheap as 1,000
 
@@ -34,7 +37,8 @@ class TPE:
 
     1. Until there are `startupTrials` results: uniform draws. Trials that are still running count for half of them at most.
     2. The best share of the results is called good, all others bad: also what failed, and what is still running, so that Trials
-       at the same time go to different places.
+       at the same time go to different places. While less than half of the results keep the constraints, it is a quarter, for
+       those that break them less stand behind those that keep them, and say where that is.
     3. Each set becomes a density: a mixture of one product kernel a Trial and of the uniform one. Kernels span all parameters,
        so what depends on each other is kept together; a parameter that a Trial does not have is uniform in its kernel.
     4. A few dozen Trials are too few for a density of many parameters together, but enough for each one alone: l(x) / g(x) is
@@ -75,7 +79,8 @@ class TPE:
                 problem, history, numbers, lambda k, attempt: Draw(space.sample(stream(problem.seed, k, f"tpe/{attempt}")))
             )
         counted = max(results.usable, results.told // 2)
-        n_good = max(1, min(math.ceil(self.good_share * counted), MAX_GOOD))
+        share = max(self.good_share, SCARCE_SHARE) if 2 * results.usable < results.told else self.good_share
+        n_good = max(1, min(math.ceil(share * counted), MAX_GOOD))
         n_fair = max(n_good, min(math.ceil(FAIR_SHARE * counted), MAX_GOOD))
         # The others, sorted by rank, are thinned out evenly, so that their density keeps its shape whatever the number of Trials.
         seen = [*results.trials[:n_fair], *results.trials[n_fair :: max(1, math.ceil((n - n_fair) / MAX_BAD))], *results.active]

@@ -11,6 +11,7 @@ from hpo_algorithms import Optimizer, Problem, Space, State, Trial
 from hpo_algorithms.encoding import Snapping, encoded
 from hpo_algorithms.parzen import Parzen, apart
 from hpo_algorithms.ranking import nondomination, ranked
+from hpo_algorithms.samplers import tpe
 from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 
@@ -91,6 +92,23 @@ def test_the_best_trial_speaks_for_its_kernel_however_bad_others_are_that_have_i
 def test_where_all_break_a_constraint_proposals_gather_where_they_break_it_least():
     history = [dataclasses.replace(t, violation=1 + abs(t.params["x"] - 0.8)) for t in trials(LINE, 40, lambda p: p["x"])]
     assert statistics.median(abs(p["x"] - 0.8) for p in proposals(LINE, history)) < 0.1
+
+
+def test_where_few_keep_the_constraints_more_is_called_good_and_more_is_found(monkeypatch):
+    space = Space.from_spec([{"name": name, "float": {"min": 0.0, "max": 1.0}} for name in "abcd"])
+
+    def best(seed):
+        optimizer = Optimizer(space, {"tpe": {}}, seed=seed)
+        for _ in range(60):
+            trial = optimizer.ask()
+            values = trial.params.values()  # a box of which a four hundredth is allowed
+            broken = max(*(x - 0.55 for x in values), *(0.3 - x for x in values))
+            optimizer.tell(trial.number, sum((x - 0.6) ** 2 for x in values), violation=broken)
+        return min((t.losses[0] for t in optimizer.history if t.violation <= 0), default=math.inf)
+
+    found = statistics.median(map(best, range(12)))
+    monkeypatch.setattr(tpe, "SCARCE_SHARE", 0.0)
+    assert found < 0.8 * statistics.median(map(best, range(12)))
 
 
 def test_proposals_keep_away_from_active_trials():
