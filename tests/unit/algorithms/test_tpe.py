@@ -101,7 +101,7 @@ def test_where_few_keep_the_constraints_more_is_called_good_and_more_is_found(mo
         optimizer = Optimizer(space, {"tpe": {}}, seed=seed)
         for _ in range(60):
             trial = optimizer.ask()
-            values = trial.params.values()  # a box of which a four hundredth is allowed
+            values = trial.params.values()  # of whose box a 256th is allowed
             broken = max(*(x - 0.55 for x in values), *(0.3 - x for x in values))
             optimizer.tell(trial.number, sum((x - 0.6) ** 2 for x in values), violation=broken)
         return min((t.losses[0] for t in optimizer.history if t.violation <= 0), default=math.inf)
