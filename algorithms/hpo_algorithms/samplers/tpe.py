@@ -24,9 +24,7 @@ from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem
 
 MAX_GOOD = 25  # more would only blur the density of the good; with 7 in 100 this is reached at 350 Trials
-SCARCE_SHARE = (
-    0.25  # of the results, good while less than half of them keep the constraints: where they are kept is to be learned, too
-)
+SCARCE_SHARE = 0.25  # of the results, good while less than half keep the constraints, for where that is has to be learned, too
 FAIR_SHARE = 0.35  # of the results, good enough to say where a parameter alone should be; 0.25 was a little worse
 MAX_BAD = 150  # a sample of the others says as much about where they lie, and keeps 10,000 Trials as cheap as 1,000
 

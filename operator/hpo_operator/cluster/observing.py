@@ -92,7 +92,7 @@ def observe(
         return _unfinished(kind, workload, base, counting)
     base = replace(base, ended=everything_ended and not _active(workload), finished=base.finished or _latest(counting) or end.time)
     if end.succeeded:
-        asked_to_go = _time(workload["metadata"].get("deletionTimestamp"))
+        asked_to_go = time_of(workload["metadata"].get("deletionTimestamp"))
         base = replace(base, succeeded_first=bool(asked_to_go and end.time and end.time <= asked_to_go))
         return _succeeded(base, counting, seen, pods_listed)
     return _failed(base, end, counting, pods_listed)
@@ -130,7 +130,7 @@ class _Pod:
         self.name: str = metadata["name"]
         self.labels: Object = metadata.get("labels") or {}
         self.index: str | None = self.labels.get(_INDEX) or (metadata.get("annotations") or {}).get(_INDEX)
-        self.created = _time(metadata.get("creationTimestamp"))
+        self.created = time_of(metadata.get("creationTimestamp"))
         self.phase: str = status.get("phase", "Pending")
         self.gone = bool(pod.get(GONE))
         self.ended = self.gone or self.phase in ("Succeeded", "Failed")
@@ -140,7 +140,7 @@ class _Pod:
         self.reason = str(status.get("reason") or "")
         self._status = status
         statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-        began = [_time(each.get("startedAt")) for status in statuses for each in _runs(status)]
+        began = [time_of(each.get("startedAt")) for status in statuses for each in _runs(status)]
         self._late = self._behind(min(filter(None, began), default=None))
         states: dict[str, Object] = {each["name"]: each.get("state") or {} for each in statuses}
         self.waiting: list[Object] = [state["waiting"] for state in states.values() if state.get("waiting")]
@@ -161,7 +161,7 @@ class _Pod:
         self.finished = self._by_node(self._last.get("finishedAt"))
         self.gpus = gpus_of(pod)
         self.began = min((each + self._late for each in began if each), default=None)
-        self.vanished = _time(metadata.get("deletionTimestamp"))
+        self.vanished = time_of(metadata.get("deletionTimestamp"))
         grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
         self._asked_to_go = self.vanished - grace if self.vanished else None  # Kubernetes notes the end of the grace that was given
         struck = self._holds("DisruptionTarget") or self._was_turned_away()
@@ -194,14 +194,14 @@ class _Pod:
         if self.deleted:
             return self._asked_to_go
         struck = self.conditions.get("DisruptionTarget", {}) if self.disrupted else {}
-        return _time(struck.get("lastTransitionTime")) or self._failed_at()
+        return time_of(struck.get("lastTransitionTime")) or self._failed_at()
 
     def until(self) -> datetime | None:
         """When it has let its GPUs go; where its node could not say so, when that was found out."""
         if not self.ended:
             return None
         ends = [self._by_node(each.get("finishedAt")) for each in self._terminated.values()]
-        changes = [_time(each.get("lastTransitionTime")) for each in self.conditions.values()]
+        changes = [time_of(each.get("lastTransitionTime")) for each in self.conditions.values()]
         return max(filter(None, ends), default=None) or self.vanished or max(filter(None, changes), default=None) or self.began
 
     def message(self) -> str:
@@ -242,7 +242,7 @@ class _Pod:
 
     def _by_node(self, text: str | None) -> datetime | None:
         """A time that its node has told."""
-        found = _time(text)
+        found = time_of(text)
         return found + self._late if found else None
 
     def _failed_at(self) -> datetime | None:
@@ -364,7 +364,7 @@ def _names(first: _Pod | None, counting: Sequence[_Pod], own: Iterable[_Pod]) ->
 
 
 def _created(workload: Object) -> datetime | None:
-    return _time(workload["metadata"].get("creationTimestamp"))
+    return time_of(workload["metadata"].get("creationTimestamp"))
 
 
 def _latest(pods: Iterable[_Pod]) -> datetime | None:
@@ -409,7 +409,3 @@ def _runs(status: Object) -> list[Object]:
     """A container's run now, or its last one, and the one before it."""
     state, before = status.get("state") or {}, status.get("lastState") or {}
     return [run for run in (state.get("running"), state.get("terminated"), before.get("terminated")) if run]
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

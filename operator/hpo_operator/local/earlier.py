@@ -9,7 +9,7 @@ import hpo_algorithms as algorithms
 from hpo_algorithms import Fault
 
 from hpo_operator.ledger import earlier_trials, nothing_to_learn
-from hpo_operator.local.store import open_for_reading
+from hpo_operator.local.store import open_for_reading, study_in
 from hpo_operator.resources import Study
 from hpo_operator.validation import InvalidStudy, problem_of
 
@@ -19,7 +19,7 @@ def refuse_unnamed(study: Study, folders: Sequence[Path]) -> None:
     named = [each.name for each in study.spec.warm_start.studies] if study.spec.warm_start else []
     faults = []
     for folder in folders:
-        name = open_for_reading(folder)[0].metadata.name
+        name = study_in(folder).metadata.name
         if name not in named:
             rule = f"holds Study {name}, which spec.warmStart.studies does not name"
             faults.append(Fault(f"--earlier {folder}", None, rule, f"Add warmStart: {{studies: [{{name: {name}}}]}}."))

@@ -279,11 +279,9 @@ class LocalRunner:
         workloads = self._workloads()
         # A terminal interrupts all its processes, and so a program that was just being started and had no session of its own yet.
         hit = {number for number, workload in workloads.items() if workload.exit_code in INTERRUPTED_CODES}
-        for action in plan(self._view(workloads)).actions:
-            if isinstance(action, WriteTrial):
-                reason = c.reason(action.status.conditions, c.SUCCEEDED)
-                if not (action.number in hit and reason == c.PROGRAM_FAILED):
-                    self._execute([action])
+        writes = [action for action in plan(self._view(workloads)).actions if isinstance(action, WriteTrial)]
+        failed = {each.number for each in writes if c.reason(each.status.conditions, c.SUCCEEDED) == c.PROGRAM_FAILED}
+        self._execute([each for each in writes if each.number not in hit & failed])
         self._processes.end_all(lambda: self._interrupts > 1)
         message = "The runner was interrupted; run the same command again to go on."
         found = c.put(self._study.status.conditions, c.PROGRESSING, "False", c.SUSPENDED, message, _now())

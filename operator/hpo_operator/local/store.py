@@ -179,8 +179,14 @@ def read(path: Path, kind: type[Any]) -> Any:
 
 def open_for_reading(root: Path) -> tuple[Study, list[Trial]]:
     """The Study and the Trials of a results folder, as they stand, without its lock."""
-    study: Study = read(root / "study.json", Study)
+    study = study_in(root)
     return study, list(Store(root).trials(study.metadata.uid))
+
+
+def study_in(root: Path) -> Study:
+    """The Study of a results folder, as it stands, without its lock."""
+    study: Study = read(root / "study.json", Study)
+    return study
 
 
 def set_aside(root: Path) -> Path | None:

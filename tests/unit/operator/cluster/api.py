@@ -11,14 +11,22 @@ from hpo_operator.cluster.durations import Durations
 from hpo_operator.cluster.events import Recorder
 from hpo_operator.cluster.executor import Executor
 from hpo_operator.cluster.queue import WorkQueue
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
 from hpo_operator.cluster.store import Store, StudyState
 from prometheus_client import CollectorRegistry
 
 from tests.unit.operator.builders import StudyBuilder, TrialBuilder, a_ledger
-from tests.unit.operator.cluster.objects import Object
+from tests.unit.operator.cluster.objects import Object, a_job
 
 UID = "study-uid"
 NAMESPACE = "team-a"
+
+
+def a_job_of(number: int) -> Object:
+    """The Job of a Trial, by its labels and its owner."""
+    job = a_job().having("metadata", "name", value=f"digits-{number}").having("metadata", "uid", value=f"w{number}")
+    job = job.having("metadata", "labels", value={STUDY_UID_LABEL: UID, NUMBER_LABEL: str(number)})
+    return job.having("metadata", "ownerReferences", value=[owner("Trial", f"digits-{number}", f"t{number}")]).build()
 
 
 class Api:

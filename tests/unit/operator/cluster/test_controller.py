@@ -7,13 +7,13 @@ import asyncio
 import pytest
 from hpo_algorithms import Proposal
 from hpo_operator.cluster.client import RequestFailed
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner
+from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL
 from hpo_operator.planner import Consultation, WriteStudy
 from hpo_operator.resources import StudyName, StudyStatus, WarmStart
 
 from tests.unit.operator.builders import a_study, a_trial, at
-from tests.unit.operator.cluster.api import NAMESPACE, UID, Bench
-from tests.unit.operator.cluster.objects import a_job, a_pod
+from tests.unit.operator.cluster.api import NAMESPACE, UID, Bench, a_job_of
+from tests.unit.operator.cluster.objects import a_pod
 
 
 def test_earlier_studies_that_cannot_be_read_for_now_are_read_when_it_is_tried_again() -> None:
@@ -77,9 +77,7 @@ def test_what_deleted_pods_have_held_is_not_forgotten_when_everything_is_listed_
     bench = Bench(a_study(), a_trial(0).running())
     labels = {STUDY_UID_LABEL: UID, NUMBER_LABEL: "0"}
     bench.api.put(a_trial(0).running().build().manifest())
-    owners = [owner("Trial", "digits-0", "t0")]
-    bench.api.put(a_job().having("metadata", "labels", value=labels).having("metadata", "ownerReferences", value=owners).build())
-    bench.store.workload("ADDED", bench.api.objects["Job", "digits-0"])
+    bench.store.workload("ADDED", bench.api.put(a_job_of(0)))
     lost = a_pod("lost").gpus(2).labelled(**labels).failed(143, since=at(10), until=at(40))
     unheard = a_pod("unheard").gpus(2).labelled(**labels).created(at(39)).failed(143, since=at(40), until=at(50))
     runs = a_pod("runs").gpus(2).labelled(**labels).created(at(49)).running(at(50)).having("kind", value="Pod")

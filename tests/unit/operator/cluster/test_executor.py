@@ -5,20 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from hpo_operator import conditions as c
-from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, owner, trial_manifest
+from hpo_operator.cluster.rendering import trial_manifest
 from hpo_operator.planner import CreateTrial, LookForWorkload, WriteStudy, WriteTrial
 from hpo_operator.resources import StudyStatus
 from hpo_operator.workloads import Phase
 
 from tests.unit.operator.builders import a_study, a_trial, at
-from tests.unit.operator.cluster.api import UID, Bench
-from tests.unit.operator.cluster.objects import Object, stamp
-
-
-def a_job_of(number: int) -> Object:
-    metadata = {"name": f"digits-{number}", "uid": f"w{number}", "labels": {STUDY_UID_LABEL: UID, NUMBER_LABEL: str(number)}}
-    owners = [owner("Trial", f"digits-{number}", f"t{number}")]
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {**metadata, "ownerReferences": owners}, "spec": {}}
+from tests.unit.operator.cluster.api import Bench, a_job_of
+from tests.unit.operator.cluster.objects import stamp
 
 
 async def answered(bench: Bench) -> None:
