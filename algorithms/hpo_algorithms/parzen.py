@@ -24,7 +24,7 @@ class Parzen:
 
     Args:
         X: encoded configurations, shape (n, d), NaN where inactive.
-        bandwidth: factor of Scott's rule, deviation * n^(-1 / (d + 4)).
+        bandwidth: factor of Scott's rule, deviation * n^(-1 / (d + 4)); times d^2 / 12 for d up to three.
     """
 
     def __init__(self, space: Space, X: np.ndarray, bandwidth: float) -> None:
@@ -120,11 +120,13 @@ def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:
     """Scott's rule for each column: what the good Trials agree on is kept, what they differ in is varied.
 
     The deviation is shrunk towards that of one uniform draw, and the width bounded below: few points that happen to lie together
-    say little.
+    say little. The rule is for one hill. With up to three columns the points lie closer than that, and wide kernels would cover
+    basins where nothing has been tried.
     """
     n = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, X, 0.0).sum(axis=0) / n
     squares = np.where(known, (X - mean) ** 2, 0.0).sum(axis=0)
     deviation = np.sqrt((squares + UNIFORM_VARIANCE) / (n + 1))
-    h = factor * deviation * n ** (-1 / (X.shape[1] + 4))
+    d = X.shape[1]
+    h = factor * min(1.0, d**2 / 12) * deviation * n ** (-1 / (d + 4))
     return np.asarray(np.clip(h, 1 / np.minimum(n + 2, 100), 1.0))
