@@ -406,6 +406,40 @@ def test_a_Study_that_comes_when_a_quota_is_used_up_waits_for_it(crowd: Crowd) -
     assert reason(crowd.end_of(wanted)) == "MaxTrialsReached"
 
 
+@pytest.mark.parametrize("kind", ["jobs", "trials"])
+def test_a_webhook_out_of_reach_is_named_for_as_long_as_it_holds_up_creations(kind: str, crowd: Crowd) -> None:
+    """The API server answers 500 then, as it does to what has failed by chance and may be tried again without a word."""
+    wanted = crowd.apply("webhook", trials=2, parallelism=0)
+    wait_for_condition(crowd.plane, wanted, "Accepted", "Valid")
+    namespace = wanted["metadata"]["namespace"]
+    group = {"jobs": ("batch", "v1"), "trials": ("hpo.dev", "v1alpha1")}[kind]
+    hook = {
+        "name": "nobody.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "rules": [{"apiGroups": [group[0]], "apiVersions": [group[1]], "resources": [kind], "operations": ["CREATE"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 1,
+    }
+    name = f"nobody-{namespace}"
+    version, plural = "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"
+    crowd.plane.apply([{"apiVersion": version, "kind": plural, "metadata": {"name": name}, "webhooks": [hook]}])
+    try:
+        crowd.edit(wanted, parallelism=1)
+        found = wait_for_condition(crowd.plane, wanted, "Progressing", "CreationRefused")
+        assert status_of(found, "Progressing") == ("False", "CreationRefused")
+        assert "failed calling webhook" in message_of(found, "Progressing")
+        late = crowd.apply("late-webhook", namespace, trials=1) if kind == "jobs" else None
+        if late:
+            found = wait_for_condition(crowd.plane, late, "Progressing", "CreationRefused")
+            assert "failed calling webhook" in message_of(found, "Progressing")
+    finally:
+        crowd.api.delete(version, plural, name)
+    assert reason(crowd.end_of(wanted)) == "MaxTrialsReached"
+    assert [each["status"]["attempts"] for each in crowd.trials(wanted)] == [1] * 2
+
+
 FOREIGN_TRIAL: Object = {
     "apiVersion": VERSION,
     "kind": "Trial",

@@ -36,6 +36,11 @@ class RequestFailed(Exception):
         """Whether the same request may well succeed later."""
         return self.status in (0, 429) or self.status >= 500
 
+    @property
+    def refused(self) -> bool:
+        """Whether it was a creation that somebody must do something about: a webhook out of reach is a 500 without a time."""
+        return self.verb == "create" and (not self.transient or (self.status == 500 and not self.retry_after))
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

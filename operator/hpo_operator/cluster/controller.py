@@ -208,7 +208,7 @@ class Controller:
                 message = f"The API server refuses the first workload: {failure.message}"
                 await self._reject(state, c.TEMPLATE_REJECTED, message)
                 return False
-            if not failure.transient:  # a quota, say, or a kind that is not installed: it may be mended
+            if failure.refused:  # by a quota, say, or because a kind is not installed: it may be mended
                 now, generation = datetime.now(UTC), study.metadata.generation
                 found = study.status.conditions
                 found = c.put(found, c.PROGRESSING, "False", c.CREATION_REFUSED, failure.message, now, generation)
@@ -443,7 +443,7 @@ class Controller:
     def _refused(self, state: StudyState, failure: RequestFailed | NameConflict, about: int | None) -> None:
         """A request, about a Trial perhaps, failed: try again later, and where it was a creation that was refused, say so."""
         accepted = state.study is not None and state.study.status.seed is not None
-        if isinstance(failure, RequestFailed) and (failure.transient or failure.verb != "create" or not accepted):
+        if isinstance(failure, RequestFailed) and not (failure.refused and accepted):
             delay = self.queue.failed(state.uid, failure.retry_after)
         else:
             delay = min(FIRST_REFUSAL_SECONDS * 2.0**state.refusals, LAST_REFUSAL_SECONDS)
