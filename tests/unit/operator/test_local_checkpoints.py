@@ -215,7 +215,7 @@ FAULTS = {
     "deleted": "shutil.rmtree(folder.parent)",
     "emptied": "os.unlink(folder / 'weights.json')",
     "corrupt": "(folder / 'weights.json').write_text('[[8, 1]]')",
-    "another's": "shutil.rmtree(folder); shutil.copytree(next(folder.parent.parent.glob('tiny-1/step-1')), folder)",
+    "another's": "shutil.rmtree(folder); shutil.copytree(next(folder.parent.parent.glob('tiny-[1-3]/step-1')), folder)",
 }
 
 

@@ -367,7 +367,7 @@ def test_a_timeout_ends_the_search_with_what_there_is():
             time.sleep(1000)
         return x
 
-    result = run(slow, trials=None, timeout=1, parallelism=4, seed=3)
+    result = run(slow, trials=None, timeout=3, parallelism=4, seed=3)
     assert result.reason == "DeadlineReached"
     assert result.best_value <= 0
     assert "Canceled" in {row["state"] for row in result.table}
