@@ -68,6 +68,17 @@ def levy(p: Params) -> float:
     return float(ends + np.sum((w[:-1] - 1) ** 2 * (1 + 10 * np.sin(np.pi * w[:-1] + 1) ** 2)))
 
 
+def rastrigin(p: Params) -> float:
+    x = np.array(list(p.values()))
+    return float(np.sum(10 + x**2 - 10 * np.cos(2 * np.pi * x)))
+
+
+def schwefel(p: Params) -> float:
+    """The best basin lies at the edge, far from the next best one."""
+    x = np.array(list(p.values()))
+    return float(-np.sum(x * np.sin(np.sqrt(np.abs(x)))))
+
+
 def counting_ones(p: Params) -> float:
     """Minus the mean of the coordinates, categorical ones read as 0 and 1 [Falkner2018bohb]."""
     return -sum(float(value) for value in p.values()) / len(p)
@@ -113,6 +124,9 @@ def synthetic_tasks() -> dict[str, Task]:
         Task("ackley20", _cube(20, -20, 32.768), ackley, 0.0, 20.9),
         Task("levy8", _cube(8, -8, 10), levy, 0.0, 76.0),
         Task("levy30", _cube(30, -8, 10), levy, 0.0, 316.0),
+        Task("rastrigin2", _cube(2, -4.6, 5.9), rastrigin, 0.0, 38.5),
+        Task("schwefel1", _cube(1, -500, 500), schwefel, -418.98288727243374, -0.04),
+        Task("schwefel2", _cube(2, -500, 500), schwefel, 2 * -418.98288727243374, 2.0),
         Task("counting8", _counting(4), counting_ones, -1.0, -0.5),
         # With budgets: regret is the share of ones that are missing.
         Task("counting8_mf", _counting(4), counting_ones, -1.0, 0.0, (9, 729), counted_ones),

@@ -24,7 +24,7 @@ class Parzen:
 
     Args:
         X: encoded configurations, shape (n, d), NaN where inactive.
-        bandwidth: factor of Scott's rule, deviation * n^(-1 / (d + 4)); times d^2 / 12 for d up to three.
+        bandwidth: factor of Scott's rule, deviation * n^(-1 / (d + 4)); times d^3 / 24 for one or two columns.
     """
 
     def __init__(self, space: Space, X: np.ndarray, bandwidth: float) -> None:
@@ -120,7 +120,7 @@ def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:
     """Scott's rule for each column: what the good Trials agree on is kept, what they differ in is varied.
 
     The deviation is shrunk towards that of one uniform draw, and the width bounded below: few points that happen to lie together
-    say little. The rule is for one hill. With up to three columns the points lie closer than that, and wide kernels would cover
+    say little. The rule is for one hill. With one or two columns the points lie much closer than that, and wide kernels would hide
     basins where nothing has been tried.
     """
     n = np.maximum(known.sum(axis=0), 1)
@@ -128,5 +128,5 @@ def _bandwidths(X: np.ndarray, known: np.ndarray, factor: float) -> np.ndarray:
     squares = np.where(known, (X - mean) ** 2, 0.0).sum(axis=0)
     deviation = np.sqrt((squares + UNIFORM_VARIANCE) / (n + 1))
     d = X.shape[1]
-    h = factor * min(1.0, d**2 / 12) * deviation * n ** (-1 / (d + 4))
+    h = factor * min(1.0, d**3 / 24) * deviation * n ** (-1 / (d + 4))
     return np.asarray(np.clip(h, 1 / np.minimum(n + 2, 100), 1.0))
