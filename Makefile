@@ -49,7 +49,7 @@ unit: $(VENV)/.test $(VENV)/.s3  ## Unit tests: no cluster
 .PHONY: unit-torch
 unit-torch: $(VENV)/.torch  ## Those of the algorithms on torch, which is installed for them: six gigabytes
 	@echo "== Unit tests of the algorithms on torch"
-	$(BIN)/python -m pytest tests/unit -m torch
+	$(BIN)/python -m pytest tests/unit -m torch --numprocesses logical
 
 .PHONY: gpu
 gpu: $(VENV)/.torch  ## Those that train on a GPU, where there is one: some three minutes; not part of `make test`

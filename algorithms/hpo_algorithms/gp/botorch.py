@@ -14,13 +14,13 @@ Optim. 75, 2019.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from botorch.acquisition.joint_entropy_search import qJointEntropySearch
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
 from botorch.models import ModelListGP, SingleTaskGP
@@ -106,13 +106,29 @@ def knowledge_gradient(model: GP, active: np.ndarray, choices: np.ndarray) -> Sc
 
 
 def joint_entropy(model: GP, active: np.ndarray, choices: np.ndarray) -> Score:
-    """What an evaluation tells about where the optimum is and how low, in nats; it is one of `choices` [Hvarfner2022]."""
-    believed = posterior(_with(model, active))
-    A = _tensor(choices)
+    """What an evaluation tells about where the optimum is and how low, in nats; that is one of `choices` [Hvarfner2022].
+
+    Given an optimum and its value, the posterior elsewhere moves as after one more result without noise, and is cut off at that
+    value. BoTorch's own class says the same, with a model for each optimum and point: that takes seconds and a gigabyte.
+    """
+    believed, A = posterior(_with(model, active)), _tensor(choices)
     drawn = believed.posterior(A).rsample(torch.Size([OPTIMA])).squeeze(-1)
-    lowest = drawn.argmax(-1)
-    value = qJointEntropySearch(believed, A[lowest], drawn.gather(-1, lowest[:, None]))
-    return _by_rows(lambda X: value(X[:, None]))
+    best, where = drawn.max(-1)
+    noise = max(model.noise, QUIET)
+
+    def gain(X: torch.Tensor) -> torch.Tensor:
+        both = believed.posterior(torch.cat([X, A[where]]))
+        mean, covariance = both.mean[:, 0], both.distribution.covariance_matrix
+        variance, shared = covariance.diagonal(), covariance[: len(X), len(X) :]
+        slopes = shared / (variance[len(X) :] + QUIET)
+        moved = mean[: len(X), None] + slopes * (best - mean[len(X) :])
+        left = (variance[: len(X), None] - slopes * shared).clamp_min(QUIET)
+        z = (best - moved) / left.sqrt()
+        hazard = (-0.5 * (z**2 + math.log(2 * math.pi)) - torch.special.log_ndtr(z)).exp()
+        cut = left * (1 - (z + hazard) * hazard).clamp_min(QUIET)
+        return 0.5 * ((variance[: len(X)] + noise).log() - (cut + noise).log().mean(-1))
+
+    return _by_rows(gain)
 
 
 def expected_hypervolume(models: Sequence[GP], active: np.ndarray, points: np.ndarray) -> Score:

@@ -121,6 +121,28 @@ def test_the_knowledge_gradient_is_that_of_botorch() -> None:
 
 
 @needs_torch
+def test_the_joint_entropy_is_that_of_botorch() -> None:
+    """Which makes a model for each optimum and point of what is written out here.
+
+    It takes the noise of an evaluation for the mean of what results have, the optimum's 1e-4 among them; here all have that.
+    """
+    import torch
+    from botorch.acquisition.joint_entropy_search import qJointEntropySearch
+    from hpo_algorithms.gp import botorch as b
+
+    model = wave(np.log(1e-4))
+    with b.undisturbed(0):
+        ours = b.joint_entropy(model, np.empty((0, 1)), GRID)(GRID)
+    with b.undisturbed(0):
+        believed, A = b.posterior(model), b._tensor(GRID)
+        drawn = believed.posterior(A).rsample(torch.Size([b.OPTIMA])).squeeze(-1)
+        best = drawn.argmax(-1)
+        theirs = qJointEntropySearch(believed, A[best], drawn.gather(-1, best[:, None]))(A[:, None]).numpy()
+    assert np.ptp(theirs) > 0.5
+    np.testing.assert_allclose(ours, theirs, atol=0.04 * np.ptp(theirs))  # nearly no noise, and none, at the optimum
+
+
+@needs_torch
 def test_the_expected_hypervolume_is_the_mean_growth_of_the_volume() -> None:
     from botorch.utils.multi_objective.hypervolume import Hypervolume
     from hpo_algorithms.gp import botorch as b
