@@ -85,7 +85,7 @@ def noisy_log_ei(model: GP, active: np.ndarray, seed: int) -> Score:
 
 
 def knowledge_gradient(model: GP, active: np.ndarray, choices: np.ndarray) -> Score:
-    """By how much the best expectation anywhere is expected to improve; anywhere is `choices`, shape (k, D) [Frazier2009].
+    """By how much the best expectation anywhere is expected to improve; anywhere is x and `choices`, shape (k, D) [Frazier2009].
 
     The result at x moves the expectation at x' by cov(x', x) / deviation(x) times a standard normal, which is known before; the
     mean over it is a Gauss-Hermite sum. BoTorch's own class samples it, and looks for the best in the whole cube, which mixed
@@ -96,11 +96,12 @@ def knowledge_gradient(model: GP, active: np.ndarray, choices: np.ndarray) -> Sc
 
     def gain(X: torch.Tensor) -> torch.Tensor:
         both = believed.posterior(torch.cat([X, A]))
-        mean, covariance = both.mean[len(X) :, 0], both.distribution.covariance_matrix[: len(X)]
-        variance = covariance[:, : len(X)].diagonal() + max(model.noise, QUIET)
-        slopes = covariance[:, len(X) :] / variance.sqrt()[:, None]
-        best = (mean + slopes * nodes[:, None, None]).amax(-1)
-        return (weights / weights.sum()) @ best - mean.max()
+        mean, covariance = both.mean[:, 0], both.distribution.covariance_matrix[: len(X)]
+        variance = covariance[:, : len(X)].diagonal()
+        deviation = (variance + max(model.noise, QUIET)).sqrt()
+        elsewhere = (mean[len(X) :] + covariance[:, len(X) :] / deviation[:, None] * nodes[:, None, None]).amax(-1)
+        there = mean[: len(X)] + variance / deviation * nodes[:, None]
+        return (weights / weights.sum()) @ torch.maximum(elsewhere, there) - mean[len(X) :].max()
 
     return _by_rows(gain)
 
