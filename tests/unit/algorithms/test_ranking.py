@@ -26,7 +26,7 @@ def test_the_first_front_is_what_no_other_dominates_and_equals_stand_in_it_toget
     rng = np.random.default_rng(objectives)
     for n in (1, 7, 60):
         Y = rng.integers(0, 4, (n, objectives)).astype(float)
-        dominated = [bool(((Y <= y).all(axis=1) & (Y < y).any(axis=1)).any()) for y in Y]
+        dominated = [bool(((y >= Y).all(axis=1) & (y > Y).any(axis=1)).any()) for y in Y]
         assert (nondomination(Y) >= 1).tolist() == dominated
 
 
