@@ -195,6 +195,17 @@ def test_a_trust_region_grows_with_success_and_shrinks_without():
     assert side(np.full(31, np.inf), d=30) == LENGTH / 2
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("outputs", [winsorised, half_ranked])
+@pytest.mark.parametrize("diverged", [1e13, 1e160, 1e300])
+def test_one_loss_that_diverged_does_not_make_all_others_alike(outputs, diverged):
+    """They were below a bound for what only rounding tells apart, and gp and smac drew at random for the rest of a Study."""
+    losses = np.random.default_rng(0).random(30)
+    targets, near = outputs(np.append(losses, diverged)), outputs(np.append(losses, 1e3))
+    np.testing.assert_allclose(targets, near, rtol=1e-6)
+    assert targets.std() == pytest.approx(1)
+
+
 def test_an_objective_that_nearly_all_share_does_not_drown_the_others():
     """Its range was taken to be nothing, and what the few have to be a million million times that of the other."""
     rng = np.random.default_rng(0)
