@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hpo_algorithms.errors import Fault, nearest
 from hpo_algorithms.parameters import (
     MAX_INT_VALUES,
@@ -36,6 +38,7 @@ YAML_NUMBER = "Take away the quotes; YAML 1.1 also wants 1.0e-5 for 1e-5."
 
 def read_parameters(spec: object) -> tuple[list[Parameter], list[Fault], list[str]]:
     """The parameters that could be read, every fault found, and notes on what is legal but was changed."""
+    spec = plain(spec)
     if not isinstance(spec, Sequence) or isinstance(spec, str):
         return [], [Fault("", spec, "must be a list of parameters")], []
     reading = _Reading(each.get("name") for each in spec if isinstance(each, Mapping))
@@ -281,6 +284,15 @@ class _Reading:
             self.fault(f"{path}.{field}", values, f"must be a list of 1 to {MAX_CHOICES}")
             return ()
         return tuple(values)
+
+
+def plain(value: Any) -> Any:
+    """The same with the numbers, texts and arrays of numpy as those of Python that they are, also within mappings and lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
 
 
 def field_faults(path: str, entry: object, known: Sequence[str], required: Sequence[str]) -> list[Fault]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo_algorithms._reading import LARGEST, field_faults
+from hpo_algorithms._reading import LARGEST, field_faults, plain
 from hpo_algorithms.errors import Fault, nearest
 from hpo_algorithms.parameters import Float, Int, Parameter, Value
 from hpo_algorithms.streams import permuted
@@ -152,6 +152,7 @@ def _term(weight: float, value: Value) -> float:
 
 def read_constraints(spec: object, space: Space) -> tuple[list[LinearConstraint], list[Fault]]:
     """The constraints that could be read from a list as in `Study.spec.parameterConstraints`, and every fault found."""
+    spec = plain(spec)
     if not isinstance(spec, Sequence) or isinstance(spec, str) or len(spec) > MAX_CONSTRAINTS:
         return [], [Fault("", spec, f"must be a list of at most {MAX_CONSTRAINTS} constraints")]
     found, faults = [], []
@@ -192,4 +193,4 @@ def _read(path: str, entry: object, space: Space) -> tuple[LinearConstraint | No
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

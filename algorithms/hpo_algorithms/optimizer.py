@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from hpo_algorithms._reading import plain
 from hpo_algorithms.errors import Fault, InvalidReport, InvalidSettings
 from hpo_algorithms.prior import warm
 from hpo_algorithms.registry import build
@@ -61,8 +62,10 @@ class Optimizer:
         earlier: Iterable[Iterable[Trial]] = (),
     ) -> None:
         low, high = _budget(budget)
+        if not _whole(objectives) or objectives < 1:
+            raise InvalidSettings([Fault("objectives", objectives, "must be a whole number of at least 1")])
         configurations = tuple(space.validate(params, f"given[{i}]") for i, params in enumerate(given))
-        self.problem = warm(Problem(space, objectives, low, high, seed, configurations), earlier)
+        self.problem = warm(Problem(space, int(objectives), low, high, seed, configurations), earlier)
         self.finished = ""
         self._method: Algorithm = build(self.problem, algorithm, schedule)
         self._history: list[Trial] = []
@@ -111,12 +114,17 @@ class Optimizer:
 
         Raises InvalidReport when the Trial is unknown or has ended, or the losses are not as many as the objectives.
         """
+        number = plain(number)
         trial = self._active(number)
         values = _losses(losses, self.problem.objectives, number)
-        if state is not None and state not in ENDINGS:
+        if state is not None and state not in list(ENDINGS):
             raise InvalidReport(f"state: {state!r}: must be one of {', '.join(ENDINGS)}")
         if step is not None and (not _whole(step) or step < 0):
             raise InvalidReport(f"step: {step!r}: must be a whole number of at least 0")
+        try:
+            violation = float(violation)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidReport(f"violation: {violation!r}: must be a number") from None
         if values is None and state in (None, "done"):
             raise InvalidReport(f"losses: Trial {number} needs a loss. For one without a result say state='failed'.")
         curve, reached = trial.curve, trial.budget if state in (None, "done") else trial.step
@@ -190,7 +198,7 @@ def _losses(losses: float | Sequence[float] | None, objectives: int, number: int
     try:
         several: Sequence[Any] = losses if np.ndim(losses) else [losses]  # type: ignore[assignment]
         values = tuple(float(loss) for loss in several)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidReport(f"losses: {losses!r}: must be a number, or one for each objective") from None
     if len(values) != objectives:
         raise InvalidReport(f"losses: Trial {number} was told {len(values)}, but there are {objectives} objectives")

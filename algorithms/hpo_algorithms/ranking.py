@@ -103,14 +103,18 @@ def _undominated(Y: np.ndarray) -> np.ndarray:
         rows, place = np.unique(Y, axis=0, return_inverse=True)  # in ascending order of the first
         lowest_before = np.concatenate([[math.inf], np.minimum.accumulate(rows[:-1, 1])])
         return np.asarray((rows[:, 1] < lowest_before)[place.ravel()])
-    alive = np.arange(len(Y))
-    kept = Y
+    order = np.lexsort(Y.T)  # who dominates another stands before it
+    columns = np.ascontiguousarray(Y[order].T)
     i = 0
-    while i < len(kept):
-        keep = (kept < kept[i]).any(axis=1) | (kept == kept[i]).all(axis=1)
-        alive, kept, i = alive[keep], kept[keep], int(keep[: i + 1].sum())
+    while i < len(order):
+        row, later = columns[:, i : i + 1], columns[:, i + 1 :]
+        keep = (later < row).any(axis=0) | (later == row).all(axis=0)
+        i += 1
+        if not keep.all():
+            kept = np.append(np.arange(i), i + np.flatnonzero(keep))
+            columns, order = np.take(columns, kept, axis=1), order[kept]
     mask = np.zeros(len(Y), dtype=bool)
-    mask[alive] = True
+    mask[order] = True
     return mask
 
 

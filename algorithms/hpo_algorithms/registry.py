@@ -105,7 +105,7 @@ def build(problem: Problem, algorithm: Mapping[str, Any] | None = None, schedule
 
 
 def _only(given: object, path: str, known: Mapping[str, str], faults: list[Fault]) -> tuple[str, Any]:
-    if not isinstance(given, Mapping) or len(given) != 1:
+    if not isinstance(given, Mapping) or len(given) != 1 or not next(iter(given)):
         faults.append(
             Fault(
                 path, given, f"must hold exactly one of {', '.join(known)}", f"For example {path}: {{{next(iter(known))}: {{}}}}."

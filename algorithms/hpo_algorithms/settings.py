@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
+from hpo_algorithms._reading import plain
 from hpo_algorithms.errors import Fault, nearest
 
 T = TypeVar("T")
@@ -57,8 +58,7 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
 def read_settings(cls: type[T], given: Mapping[str, Any] | None, path: str) -> tuple[T | None, list[Fault]]:
     """The dataclass built from a mapping in camelCase, and every fault found; None where there is one."""
     known = {each.name: each for each in settings_of(cls)}
-    if given is None:
-        given = {}
+    given = {} if given is None else plain(given)
     if not isinstance(given, Mapping):
         return None, [Fault(path, given, "must be a mapping of settings", f"Write {path}: {{}} for the defaults.")]
     faults, values = [], {}

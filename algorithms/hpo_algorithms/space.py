@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo_algorithms._reading import read_parameters
+from hpo_algorithms._reading import plain, read_parameters
 from hpo_algorithms.enumeration import Enumeration
 from hpo_algorithms.errors import Fault, InvalidParameters, InvalidSpace, nearest
 from hpo_algorithms.linear import Allowed, LinearConstraint, Walk, read_constraints
@@ -183,6 +183,7 @@ class Space:
         """A configuration in canonical form: typed, ordered, complete. Raises InvalidParameters with every fault found."""
         if not isinstance(params, Mapping):
             raise InvalidParameters([Fault(path, params, "must be a mapping of parameters to values")])
+        params = plain(params)
         faults = [
             Fault(_at(path, name), params[name], "is not a parameter of this space", nearest(name, self.names))
             for name in params

@@ -31,7 +31,11 @@ def permuted(index: int, size: int, seed: int) -> int:
     while True:
         left, right = value >> half, value & mask
         for round_ in range(4):
-            digest = hashlib.blake2b(f"{seed}/{size}/{round_}/{right}".encode(), digest_size=16).digest()
+            text = f"{seed}/{size}/{round_}/{right}".encode()
+            if half <= 128:
+                digest = hashlib.blake2b(text, digest_size=16).digest()
+            else:  # as many bits as there are to be mixed: those left out would be the same at each index
+                digest = hashlib.shake_128(text).digest(half // 8 + 1)
             left, right = right, left ^ (int.from_bytes(digest, "big") & mask)
         value = (left << half) | right
         if value < size:

@@ -8,8 +8,12 @@ the good; of the bad it is enough to know that they are.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.special import ndtri
+
+FAR = 1e100  # times the losses of interest: whether a loss is farther away matters to nobody
 
 
 def standardised(y: np.ndarray) -> np.ndarray:
@@ -28,6 +32,8 @@ def half_ranked(y: np.ndarray) -> np.ndarray:
     """Losses up to the median as they are, those above it as the Gaussian quantiles of their ranks [Song2024]."""
     y, n = _shrunk(y), len(y)
     median = np.median(y)
+    y = _sized(y, y[y <= median])  # beside one that diverged, those up to the median may be too small to be squared
+    median = np.median(y)
     spread = np.sqrt(np.mean((y[y <= median] - median) ** 2))
     # Equal losses share the mean of their ranks, also those that only rounding tells apart: else the model would learn noise
     # from them, or jumps where there are none.
@@ -44,7 +50,14 @@ def _shrunk(y: np.ndarray) -> np.ndarray:
     return y / largest if largest > 0 else y
 
 
+def _sized(y: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Times the power of two, which changes no digit, by which the largest `of` them is about one; what is far above is cut."""
+    largest = float(np.abs(of).max())
+    return np.ldexp(np.minimum(y, FAR * largest), -math.frexp(largest)[1]) if largest > 0 else y
+
+
 def _standardised(y: np.ndarray) -> np.ndarray:
+    y = _sized(y, y)
     centred = y - y.mean()
     deviation = centred.std()
     return np.asarray(centred / deviation if deviation > 1e-12 else np.zeros(len(y)))

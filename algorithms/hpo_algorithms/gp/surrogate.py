@@ -17,6 +17,8 @@ from hpo_algorithms.gp.model import GP
 from hpo_algorithms.space import Params, Space
 from hpo_algorithms.trials import History, Problem, State, Trial, losses_of
 
+FARTHEST = 1e280  # from the best loss: what is farther away could not be divided by a narrow range
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -88,7 +90,8 @@ class Results:
         if told.shape[1] > 1:
             good = np.isfinite(told[:, 0])
             low, high = told[good].min(axis=0), np.quantile(told[good], 0.75, axis=0)
-            scaled = weights * (told - low) / np.maximum(high - low, 1e-12)
+            high = np.where(high > low, high, told[good].max(axis=0))  # else what few have would outweigh all other objectives
+            scaled = weights * np.minimum(told - low, FARTHEST) / np.maximum(high - low, 1e-12)
             told = scaled.max(axis=1, keepdims=True) + 0.05 * np.where(good[:, None], scaled, 0.0).sum(axis=1, keepdims=True)
             told[~good] = np.inf
         return told[:, 0] if broken else np.where(self.violation > 0, np.inf, told[:, 0])

@@ -34,6 +34,7 @@ from hpo_algorithms.trials import (
     Trial,
 )
 
+MAX_GENERATIONS = 10_000  # each is looked at before each proposal, and is a Trial a member
 TRIES = 16  # of a copy's parameters that may break a constraint of the space, before it keeps what its donor has
 
 
@@ -77,6 +78,9 @@ def faults(problem: Problem, rules: Rules) -> list[Fault]:
     elif low >= high:
         rule = f"has a single generation, since budget.min ({low}) is not below budget.max ({high})"
         found.append(Fault(path, None, rule, "Lower budget.min to the length of a generation."))
+    elif (count := 1 - (low - high) // (rules.interval or low)) > MAX_GENERATIONS:
+        rule = f"has {count} generations by its budget; at most {MAX_GENERATIONS} are allowed"
+        found.append(Fault(path, None, rule, "Raise interval, or budget.min where that is the length of a generation."))
     if problem.objectives > 1:
         rule = f"ranks its members by one objective, and there are {problem.objectives}"
         found.append(Fault(path, None, rule, "Keep one objective and make the others constraints."))

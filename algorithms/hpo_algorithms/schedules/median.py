@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hpo_algorithms.errors import Fault
@@ -55,15 +55,18 @@ class Median:
 def behind(history: History, share: float, startup_trials: int, min_steps: int, rule: str) -> list[Stop]:
     """The active Trials whose best so far is worse than this quantile of the running means of those that ended."""
     ended = [trial for trial in history if trial.state in (State.DONE, State.STOPPED) and trial.curve]
-    bounds: dict[int, float | None] = {}
+    active = list(judged(history, min_steps))
+    means: dict[int, list[float]] = {step: [] for step in latest_steps(active)}
+    for trial in ended:
+        for step, points, total, lowest in running(trial, means):
+            if points and not (trial.state is State.STOPPED and trial.curve[-1][0] < step):
+                # By rounding alone the mean of equal losses may be below them, and whoever has the same would be stopped.
+                means[step].append(max(_worst_if_nan(total / points), lowest))
+    bounds = {step: _quantile(sorted(each), share) for step, each in means.items() if len(each) >= startup_trials}
     found = []
-    for trial in judged(history, min_steps):
+    for trial in active:
         step = trial.curve[-1][0]
-        if step not in bounds:
-            means = sorted(mean for other in ended if (mean := _mean_up_to(other, step)) is not None)
-            bounds[step] = _quantile(means, share) if len(means) >= startup_trials else None
-        bound = bounds[step]
-        if bound is not None and best_of(trial) > bound:
+        if step in bounds and best_of(trial) > bounds[step]:
             found.append(Stop(trial.number, rule, step))
     return found
 
@@ -77,10 +80,25 @@ def judged(history: History, min_steps: int) -> Iterator[Trial]:
                 yield trial
 
 
+def latest_steps(trials: Sequence[Trial]) -> list[int]:
+    """The steps at which Trials stand, each once, in ascending order."""
+    return sorted({trial.curve[-1][0] for trial in trials})
+
+
 def best_of(trial: Trial, step: float = math.inf) -> float:
     """The lowest loss up to a step, infinite before the first; one that is not a number is worse than all others."""
     points = bisect_right(trial.curve, step, key=lambda point: point[0])
     return min((_worst_if_nan(loss) for _, loss in trial.curve[:points]), default=math.inf)
+
+
+def running(trial: Trial, steps: Iterable[int]) -> Iterator[tuple[int, int, float, float]]:
+    """For each of these steps, which ascend: how many losses a Trial had told by then, their sum and the lowest, in one pass."""
+    points, total, lowest = 0, 0.0, math.inf
+    for step in steps:
+        while points < len(trial.curve) and trial.curve[points][0] <= step:
+            loss = _worst_if_nan(trial.curve[points][1])
+            points, total, lowest = points + 1, total + loss, min(lowest, loss)
+        yield step, points, total, lowest
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:
@@ -89,13 +107,6 @@ def _quantile(ascending: Sequence[float], share: float) -> float:
     low, high = ascending[math.floor(place)], ascending[math.ceil(place)]
     part = place - math.floor(place)
     return low if part == 0 or low == high else low * (1 - part) + high * part
-
-
-def _mean_up_to(trial: Trial, step: int) -> float | None:
-    points = bisect_right(trial.curve, step, key=lambda point: point[0])
-    if not points or (trial.state is State.STOPPED and trial.curve[-1][0] < step):
-        return None
-    return sum(_worst_if_nan(loss) for _, loss in trial.curve[:points]) / points
 
 
 def _worst_if_nan(loss: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpo_algorithms.errors import Fault
-from hpo_algorithms.schedules.median import behind, best_of, judged
+from hpo_algorithms.schedules.median import behind, best_of, judged, latest_steps, running
 from hpo_algorithms.schedules.requirements import one_objective
 from hpo_algorithms.settings import setting
 from hpo_algorithms.trials import History, Place, Problem, State, Stop
@@ -70,15 +70,19 @@ class Extrapolation(_Rule):
     def stops(self, problem: Problem, history: History) -> Sequence[Stop]:
         ended = [trial for trial in history if trial.state is State.DONE and trial.curve and math.isfinite(trial.loss)]
         best = min((trial.loss for trial in ended if trial.violation <= 0), default=math.inf)
-        gains: dict[int, Sequence[float]] = {}
+        if len(ended) < self.startup_trials:
+            return ()
+        active = list(judged(history, self.min_steps))
+        gains: dict[int, list[float]] = {step: [] for step in latest_steps(active)}
+        for other in ended:
+            for step, _, _, lowest in running(other, gains):
+                gains[step].append(lowest - other.loss)
+        for each in gains.values():
+            each.sort()
         found = []
-        for trial in judged(history, self.min_steps):
+        for trial in active:
             step = trial.curve[-1][0]
-            if step not in gains:
-                gains[step] = sorted(best_of(other, step) - other.loss for other in ended)
             known = gains[step]
-            if len(known) < self.startup_trials:
-                continue
             if best_of(trial) - known[math.ceil(self.quantile * (len(known) - 1))] > best:
                 found.append(Stop(trial.number, "extrapolation", step))
         return found

@@ -195,6 +195,34 @@ def test_a_trust_region_grows_with_success_and_shrinks_without():
     assert side(np.full(31, np.inf), d=30) == LENGTH / 2
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("outputs", [winsorised, half_ranked])
+@pytest.mark.parametrize("diverged", [1e13, 1e160, 1e300])
+def test_one_loss_that_diverged_does_not_make_all_others_alike(outputs, diverged):
+    """They were below a bound for what only rounding tells apart, and gp and smac drew at random for the rest of a Study."""
+    losses = np.random.default_rng(0).random(30)
+    targets, near = outputs(np.append(losses, diverged)), outputs(np.append(losses, 1e3))
+    np.testing.assert_allclose(targets, near, rtol=1e-6)
+    assert targets.std() == pytest.approx(1)
+
+
+def test_an_objective_that_nearly_all_share_does_not_drown_the_others():
+    """Its range was taken to be nothing, and what the few have to be a million million times that of the other."""
+    rng = np.random.default_rng(0)
+    history = [Trial(i, {"x": 0.5}, state=State.DONE, losses=(x, float(i % 10 == 0))) for i, x in enumerate(rng.random(50))]
+    losses = Results.of(Problem(LINE, objectives=2), history).weighted(np.array([0.5, 0.5]))
+    assert losses.max() < 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_far_from_a_narrow_range_are_weighed_as_numbers():
+    losses = [(float(i), 1e300 if i == 7 else 1e-14 * i) for i in range(20)]
+    history = [Trial(i, {"x": 0.5}, state=State.DONE, losses=each) for i, each in enumerate(losses)]
+    weighed = Results.of(Problem(LINE, objectives=2), history).weighted(np.array([0.5, 0.5]))
+    assert np.isfinite(weighed).all()
+    assert weighed.argmax() == 7
+
+
 def test_results_tell_the_worst_of_what_gave_none():
     x = {"x": 0.5}
     history = [

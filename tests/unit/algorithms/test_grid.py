@@ -92,6 +92,13 @@ def test_a_grid_of_a_thousand_million_points_is_entered_at_its_end() -> None:
     assert len(Grid(points=1000).draw(Problem(read(WIDE)), [], range(8))) == 8
 
 
+def test_each_parameter_varies_however_many_points_the_grid_has() -> None:
+    """The first ones of a hundred stood still: what permutes the grid mixed 256 bits of its size and no more."""
+    space = read([{"name": f"p{i}", "ordinal": {"values": list(range(20))}} for i in range(100)])
+    draws = Grid().draw(Problem(space), [], range(100))
+    assert min(len({draw.params[name] for draw in draws}) for name in space.names) > 10
+
+
 def test_conditions_too_entangled_for_a_grid_are_refused() -> None:
     flag = {"categorical": {"choices": ["on", "off"]}}
     spec = [{"name": f"parent{i}", **flag} for i in range(50)]

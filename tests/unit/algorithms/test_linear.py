@@ -93,6 +93,7 @@ def test_constraints_that_leave_next_to_nothing_are_refused() -> None:
         ({"terms": [], "max": 1}, "[0].terms", "must be a list of 1 to 16 terms"),
         ({"terms": [{"parameter": "conv"}]}, "[0].max", "is required"),
         ({"terms": [{"parameter": "conv"}], "max": float("inf")}, "[0].max", "must be a finite number"),
+        ({"terms": [{"parameter": "conv"}], "max": 10**400}, "[0].max", "must be a finite number"),
         ({"terms": [{"parameter": "conf"}], "max": 1}, "[0].terms[0].parameter", "is not a parameter of this space"),
         ({"terms": [{"parameter": "conv", "weight": 0}], "max": 1}, "[0].terms[0].weight", "must be a finite number other than 0"),
         ({"terms": [{"parameter": "conv"}] * 2, "max": 1}, "[0].terms[1].parameter", "stands twice in one sum"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, State, Trial
 from hpo_algorithms.schedules.median import Median
+from hpo_algorithms.schedules.rules import Extrapolation
 
 from tests.unit.algorithms.histories import SPACE
-from tests.unit.work import assert_linear
+from tests.unit.work import assert_linear, lines
 
 PROBLEM = Problem(SPACE, 1, 1, 10)
 NAN = math.nan
@@ -38,6 +40,18 @@ def test_a_trial_is_stopped_when_its_best_is_worse_than_the_median_of_running_me
     assert stopped(history(ended, [4.9, 9.0])) == [], "its best counts, not its latest"
     assert stopped(history(ended, [9.0])) == [(3, 1)], "the median at step 1 is 6"
     assert stopped(history(ended, [5.9])) == []
+
+
+def test_a_trial_with_the_same_losses_as_all_others_goes_on_whatever_rounding_makes_of_their_mean() -> None:
+    losses = [n / 7 for n in range(1, 40)]
+    assert any(sum([loss] * 9) / 9 < loss for loss in losses)
+    assert [loss for loss in losses if stopped(history([[loss] * 9] * 3, [loss] * 9))] == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_mean_of_infinities_of_both_signs_is_the_worst_wherever_it_stands(order: int) -> None:
+    ended = [[math.inf, -math.inf], [1.0, 1.0], [2.0, 2.0], [0.0, 0.0]][::order]  # the median is 1.5
+    assert stopped(history(ended, [1.6, 1.6], [1.4, 1.4])) == [(4, 2)]
 
 
 def test_only_steps_up_to_the_trials_own_are_compared() -> None:
@@ -122,3 +136,14 @@ def test_curves_are_compared_at_a_cost_in_proportion_to_them() -> None:
         return lambda: stopped(trials)
 
     assert_linear(compare, 250)
+
+
+@pytest.mark.parametrize("rule", [Median(), Extrapolation(quantile=0.0)])
+def test_many_trials_at_different_steps_do_not_each_go_through_all_curves(rule: Median | Extrapolation) -> None:
+    def judge(active: int):  # type: ignore[no-untyped-def]
+        ended = [dataclasses.replace(trial, budget=500) for trial in history([[1.0] * 400] * 20)]
+        trials = ended + [Trial(20 + n, {"x": 0.5}, 500, curve=((300 + n, 2.0),)) for n in range(active)]
+        assert len(rule.stops(PROBLEM, trials)) == active
+        return lambda: rule.stops(PROBLEM, trials)
+
+    assert lines(judge(100)) < 3 * lines(judge(10))

@@ -116,11 +116,17 @@ def test_trials_can_fail_be_infeasible_or_be_stopped() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     run = optimizer(budget=(np.int64(1), np.int32(9)))
     run.ask()
-    run.tell(0, np.float32(0.5), step=np.int64(3))
-    run.tell(0, np.array([0.25]))
+    run.tell(np.int64(0), np.float32(0.5), step=np.int64(3))
+    run.tell(0, np.array([0.25]), violation=np.float32(0.5))
     assert run.history[0].curve == ((3, 0.5),)
     assert type(run.history[0].curve[0][0]) is int
     assert (run.history[0].losses, run.history[0].budget) == ((0.25,), 9)
+    assert type(run.history[0].violation) is float
+    given = [{"x": np.float32(0.5), "lr": np.float64(0.1)}]
+    run = hpo_algorithms.Optimizer(read(CONTINUOUS), {"grid": {"points": np.int64(3)}}, given=given)
+    asked = run.ask()
+    assert asked is not None
+    assert repr(asked.params) == repr({"x": 0.5, "lr": 0.1})
 
 
 def test_the_best_is_the_lowest_loss_at_the_highest_budget_that_keeps_the_constraints() -> None:
@@ -174,6 +180,10 @@ def test_several_objectives_have_several_losses() -> None:
         (0, 0.1, {"step": "3"}, "step: '3': must be a whole number"),
         (0, "low", {}, "losses: 'low': must be a number"),
         (0, [None], {}, "must be a number"),
+        (0, 10**400, {}, "must be a number"),
+        (0, 0.1, {"state": ["done"]}, r"state: \['done'\]: must be one of done"),
+        (0, 0.1, {"violation": None}, "violation: None: must be a number"),
+        (0, 0.1, {"violation": "much"}, "violation: 'much': must be a number"),
     ],
     ids=str,
 )
@@ -242,6 +252,12 @@ def test_a_wrong_budget_is_refused(budget: object) -> None:
         optimizer(budget=budget)
 
 
+@pytest.mark.parametrize("objectives", [0, -1, 1.5, "2", None])
+def test_a_wrong_number_of_objectives_is_refused(objectives: object) -> None:
+    with pytest.raises(InvalidSettings, match=r"objectives: .*must be a whole number of at least 1\."):
+        optimizer(objectives=objectives)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "schedule", "message"),
     [
@@ -249,6 +265,7 @@ def test_a_wrong_budget_is_refused(budget: object) -> None:
         ({"random": {}, "grid": {}}, None, "must hold exactly one of auto, random"),
         ("random", None, "algorithm: 'random': must hold exactly one"),
         ({"random": {"seed": 3}}, None, "algorithm.random.seed: 3: is not a known setting. It has no settings."),
+        ({"": {}}, None, "algorithm: {'': {}}: must hold exactly one of auto, random"),
         ({"random": 3}, None, "algorithm.random: 3: must be a mapping of settings"),
         ({"random": {}}, {"hyperbands": {}}, "schedule.hyperbands: is not a known schedule. Did you mean 'hyperband'?"),
         ({"random": {}}, {"asha": {"eta": 1}}, "schedule.asha.eta: 1: must be at least 2"),

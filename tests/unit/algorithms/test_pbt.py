@@ -346,12 +346,17 @@ def test_every_lineage_leads_back_to_a_trial_of_the_first_generation_step_by_ste
             "Lower budget.min to the length of a generation.",
         ),
         (
+            Problem(LINE, 1, 1, 10**9),
+            "algorithm.pbt: has 1000000000 generations by its budget; at most 10000 are allowed. "
+            "Raise interval, or budget.min where that is the length of a generation.",
+        ),
+        (
             Problem(LINE, 2, 1, 9),
             "algorithm.pbt: ranks its members by one objective, and there are 2. "
             "Keep one objective and make the others constraints.",
         ),
     ],
-    ids=["no budget", "one generation", "two objectives"],
+    ids=["no budget", "one generation", "generations without end", "two objectives"],
 )
 def test_what_a_population_cannot_work_with_is_refused_with_the_reason(problem: Problem, message: str) -> None:
     with pytest.raises(InvalidSettings) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hpo_algorithms import InvalidSpace, Space
 from hpo_algorithms.errors import Fault
@@ -234,3 +235,25 @@ def test_a_fault_reads_as_one_sentence_that_ends_in_the_remedy() -> None:
 def test_what_is_legal_is_read(spec: list[dict[str, object]]) -> None:
     space = Space.from_spec(spec)
     assert space.decode([0.7] * len(space)) == space.validate(space.decode([0.7] * len(space)))
+
+
+def test_what_numpy_has_made_is_read_as_what_it_is() -> None:
+    choices, values, low, weight = np.array(["a", "b"]), np.arange(1, 4), np.int64(1), np.float32(0.5)
+    written = [
+        {"name": "kind", "categorical": {"choices": choices}},
+        {"name": "size", "ordinal": {"values": values}, "when": [{"parameter": "kind", "in": choices[:1]}]},
+        {"name": "layers", "int": {"min": low, "max": np.float64(9)}},
+        {"name": "rate", "float": {"min": np.float32(0), "max": low}},
+    ]
+    constraints = [{"terms": [{"parameter": "layers", "weight": weight}], "max": low * 4}]
+    space = Space.from_spec(written).constrained(constraints)
+    plain = [
+        {"name": "kind", "categorical": {"choices": ["a", "b"]}},
+        {"name": "size", "ordinal": {"values": [1, 2, 3]}, "when": [{"parameter": "kind", "in": ["a"]}]},
+        {"name": "layers", "int": {"min": 1, "max": 9}},
+        {"name": "rate", "float": {"min": 0, "max": 1}},
+    ]
+    same = Space.from_spec(plain).constrained([{"terms": [{"parameter": "layers", "weight": 0.5}], "max": 4}])
+    assert repr((space, space.constraints)) == repr((same, same.constraints))
+    taken = space.validate({"kind": choices[0], "size": values[1], "layers": low, "rate": weight})
+    assert repr(taken) == repr({"kind": "a", "size": 2, "layers": 1, "rate": 0.5})
