@@ -21,13 +21,16 @@ DEFAULT_PATTERN = (
     r"(?P<value>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))(?!\w|[.,:-]\d)"
 )
 
-# `Epoch 3/27`, `step=100`, `[epoch: 3]`, `{"epoch": 3.0}`.
+# `Epoch 3/27`, `step=100`, `[epoch: 3]`, `{"epoch": 3.0}`, `Step 1,000`.
 _STEP_WORD = re.compile(
-    r"\b(?P<word>epoch|step|iteration)\b[\"']?\s{0,8}[=:#]?\s{0,8}[\"'\[(]?(?P<step>\d{1,18}(?:\.\d+)?)(?![\w.])", re.IGNORECASE
+    r"\b(?P<word>epoch|step|iteration)\b[\"']?\s{0,8}[=:#]?\s{0,8}[\"'\[(]?(?P<step>\d{1,3}(?:,\d{3}){1,5}|\d{1,18}(?:\.\d+)?)(?!\w|[.,]\d)",
+    re.IGNORECASE,
 )
 _STEP_WORDS = frozenset(("epoch", "step", "iteration"))
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# Colours and erasures take no room; what else a terminal is told, as to go up a line, parts what stands around it.
+_COLOURS = re.compile(r"\x1b\[[0-9;:?]*[mKJ]")
+_MOVES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 # Longer lines are dumps, and searching only their beginning could cut a number in two.
 LONGEST_LINE = 64 * 1024
@@ -54,7 +57,7 @@ class Lines:
         self._begun.clear()
         self._too_long = False
         if line and not too_long:
-            yield _COLOURS.sub("", line.decode("utf-8", "replace"))
+            yield _MOVES.sub(" ", _COLOURS.sub("", line.decode("utf-8", "replace")))
 
     def _keep(self, part: bytes) -> None:
         self._too_long = self._too_long or len(self._begun) + len(part) > LONGEST_LINE
@@ -142,7 +145,7 @@ class StepWords:
     def read(self, line: str) -> None:
         """Takes the first step that the line says in the word that counts."""
         for match in _STEP_WORD.finditer(line):
-            word, step = match["word"].lower(), _whole_number(match["step"])
+            word, step = match["word"].lower(), _whole_number(match["step"].replace(",", ""))
             if step is not None and self._word in (None, word):
                 self._latest = word, step
                 return
