@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hpo._errors import InvalidPattern, InvalidReport, InvalidStep
@@ -31,6 +31,9 @@ _STEP_WORDS = frozenset(("epoch", "step", "iteration"))
 # Colours and erasures take no room; what else a terminal is told, as to go up a line, parts what stands around it.
 _COLOURS = re.compile(r"\x1b\[[0-9;:?]*[mKJ]")
 _MOVES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+# Metrics that an output may have besides those that are needed: each report goes through all, and some programs name each image.
+MOST_NAMES = 256
 
 # Longer lines are dumps, and searching only their beginning could cut a number in two.
 LONGEST_LINE = 64 * 1024
@@ -162,11 +165,17 @@ class Watch:
     """Reports what a program's lines say, from all its streams."""
 
     def __init__(
-        self, patterns: Sequence[Pattern], steps: Steps | None, report: Callable[[Mapping[str, float], int | None], None]
+        self,
+        patterns: Sequence[Pattern],
+        steps: Steps | None,
+        report: Callable[[Mapping[str, float], int | None], None],
+        needed: Collection[str] = (),
     ) -> None:
         self._patterns = patterns
         self._steps = steps
         self._report = report
+        self._needed = frozenset(needed)
+        self._names: set[str] = set()
         self._lock = threading.Lock()
 
     def line(self, line: str) -> None:
@@ -182,6 +191,11 @@ class Watch:
                 self._send(metrics, step)
 
     def _collect(self, metric: Found, found: dict[int | None, dict[str, float]]) -> None:
+        if metric.name not in self._names and metric.name not in self._needed:
+            if len(self._names) >= MOST_NAMES:
+                note_once("names", f"there are more than {MOST_NAMES} metrics; {metric.name[:40]!r} and further ones are left out")
+                return
+            self._names.add(metric.name)
         try:
             value = float(metric.value)
         except ValueError:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from hpo._errors import InvalidPattern, InvalidStep
-from hpo._scan import Lines, Pattern, StepPattern, StepWords, Watch
+from hpo._scan import MOST_NAMES, Lines, Pattern, StepPattern, StepWords, Watch
 
 
 def found_in(output, *patterns, steps=None, step_pattern=None):
@@ -174,6 +174,17 @@ def test_of_an_endless_line_little_is_kept_and_the_next_line_is_found():
 def test_no_line_makes_the_default_patterns_slow(text):
     """A pattern that goes back over what it has read would take hours for these lines, not a moment."""
     found_in("\n".join([text] * 40))
+
+
+def test_an_output_that_names_each_image_has_few_metrics_and_all_that_are_needed(capfd):
+    reports = []
+    watch = Watch([Pattern()], None, lambda metrics, step: reports.append(dict(metrics)), ["val_loss"])
+    for number in range(2 * MOST_NAMES):
+        watch.line(f"image_{number}.png: 0.9")
+    watch.line("val_loss=0.5 image_0.png: 0.8")
+    assert len(reports) == MOST_NAMES + 1
+    assert reports[-1] == {"val_loss": 0.5, "image_0.png": 0.8}
+    assert capfd.readouterr().err.count("further ones are left out") == 1
 
 
 def test_bytes_that_are_no_text_are_searched_around():
