@@ -37,6 +37,9 @@ _OBJECT = re.compile(r"step-(0|[1-9]\d{0,15})/(.+)")
 # Of obstore's own 30 s twelve parts of an upload at once would need 2 MiB/s, which many Trials that save together may not have.
 REQUEST_SECONDS = 90.0
 
+# An upload has at most so many parts, in S3 and Google Cloud Storage. Obstore's 5 MiB each would end at a file of 48.8 GiB.
+MOST_PARTS, LEAST_PART = 10_000, 5 * CHUNK
+
 
 def is_url(place: str) -> bool:
     """Whether a place for checkpoints is in an object store and no folder."""
@@ -77,7 +80,9 @@ class Objects:
     def put(self, name: str, content: bytes | Path) -> None:
         """Makes an object of some bytes or of a file, which appears whole."""
         with self._no_faults():
-            self._obstore.put(self._store, name, content)
+            size = content.stat().st_size if isinstance(content, Path) else len(content)
+            part = max(LEAST_PART, -(-size // MOST_PARTS))
+            self._obstore.put(self._store, name, content, chunk_size=part)
 
     def remove(self, names: list[str]) -> None:
         """Removes objects, in this order as far as the manifest is concerned: it goes before all others."""

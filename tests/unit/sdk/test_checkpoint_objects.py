@@ -1,9 +1,11 @@
 """Checkpoints in an object store: the same promises as in a folder, kept on a real S3 server."""
 
 import json
+import os
 import sys
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from hpo._checkpoints_objects import Objects
@@ -397,6 +399,18 @@ def test_killed_while_old_checkpoints_go_the_next_save_removes_the_rest(trial, s
     done = trial.python(TRAINING, "4")
     assert done.stdout.startswith(b"began with 3 None\n")
     assert {each.split("/")[0] for each in names(f"{store}/digits-7")} == {"step-3", "step-4"}
+
+
+def test_a_file_of_a_hundred_gigabytes_has_no_more_parts_than_a_store_takes(store, tmp_path, monkeypatch):
+    objects, parts = Objects(store), []
+    weights = tmp_path / "weights"
+    weights.touch()
+    os.truncate(weights, 100 * 10**9)  # it takes no room
+    monkeypatch.setattr(
+        objects, "_obstore", SimpleNamespace(exceptions=objects._obstore.exceptions, put=lambda *_, **more: parts.append(more))
+    )
+    objects.put("weights", weights)
+    assert 10_000 * parts[0]["chunk_size"] >= 100 * 10**9
 
 
 def test_without_its_library_the_remedy_is_told_and_nothing_else_needs_it(no_study, tmp_path):
