@@ -59,7 +59,7 @@ def main() -> None:
 def found_in(text: str, pattern: str, wanted: Sequence[str]) -> str:
     """What a pattern finds in a log, as a final message."""
     report = Report()
-    lines = (line.removesuffix("\r") for line in text.split("\n") if len(line) <= MAX_LINE)
+    lines = (line for line in text.replace("\r", "\n").split("\n") if len(line) <= MAX_LINE)
     for step, found in log_reports(lines, pattern):
         known = [name for name in found if name in wanted or name in report.metrics or len(report.metrics) < MAX_METRICS]
         report = report.followed_by(step, {name: found[name] for name in known})
