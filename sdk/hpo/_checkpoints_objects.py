@@ -40,6 +40,9 @@ REQUEST_SECONDS = 90.0
 # An upload has at most so many parts, in S3 and Google Cloud Storage. Obstore's 5 MiB each would end at a file of 48.8 GiB.
 MOST_PARTS, LEAST_PART = 10_000, 5 * CHUNK
 
+# Where this process has saved to.
+_saved_to: set[str] = set()
+
 
 def is_url(place: str) -> bool:
     """Whether a place for checkpoints is in an object store and no folder."""
@@ -157,6 +160,11 @@ class ObjectStore:
 
     def write(self, step: int, writer: Callable[[Path], object]) -> Manifest:
         """Makes a checkpoint of what the writer leaves in the folder that it is given; it is uploaded when this returns."""
+        if self.folder not in _saved_to:  # only at first: later a save may be interrupted by one of a signal handler
+            _saved_to.add(self.folder)
+            for left in self._here.steps():
+                if left >= step:  # a killed program's, which had not uploaded it
+                    self._here.remove(left)
         return self._uploaded(self._here.write(step, writer))
 
     def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom]) -> Manifest:

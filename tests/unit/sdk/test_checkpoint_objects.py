@@ -123,6 +123,33 @@ def test_killed_during_an_upload_no_complete_step_is_seen_and_the_next_save_leav
     assert {each.split("/")[0] for each in names(f"{store}/digits-7")} == {"step-3", "step-4"}
 
 
+def test_what_a_killed_program_had_not_uploaded_is_not_taken_for_what_the_next_one_saves(trial):
+    assert trial.python(KILLED % 1, "1").returncode == -9
+    saved = digest(trial.python(TRAINING.replace("100_000", "100_001"), "1"))
+    assert trial.message["checkpoint"] == {"step": 1, "digest": saved, "path": "step-1", "bytes": 100_003}
+
+
+def test_a_signal_handler_may_save_in_the_middle_of_an_upload(trial):
+    done = trial.python("""
+        import hpo
+        from hpo._checkpoints_objects import Objects
+        put, calls = Objects.put, []
+        def interrupted(self, name, content):
+            calls.append(name)
+            if len(calls) == 2:
+                hpo.checkpoint.save(1, writer)
+            put(self, name, content)
+        def writer(folder):
+            for name in "abc":
+                (folder / name).write_text(f"{name} {len(calls)}")
+        Objects.put = interrupted
+        hpo.checkpoint.save(1, writer)
+    """)
+    assert (done.returncode, done.stderr) == (0, b"")
+    on_another_machine(trial)
+    assert trial.python("import hpo; print(hpo.checkpoint.load().step)").stdout == b"1\n"
+
+
 def test_what_a_killed_program_had_begun_with_other_files_is_no_part_of_the_checkpoint(trial, store):
     Objects(f"{store}/digits-7").put("step-1/left-over", b"of a killed program")
     digest(trial.python(TRAINING, "1"))
