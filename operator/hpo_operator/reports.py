@@ -19,6 +19,7 @@ MAX_STEP = 2**53  # what a status can hold
 # float() would take more: other scripts' digits, and underscores, which no program means.
 # Possessive (++), for a megabyte of digits must not take a minute to refuse.
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:e[-+]?[0-9]++)?|inf(?:inity)?|nan)", re.IGNORECASE)
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours, and what else a terminal is told
 _OBJECT_NAME = re.compile(r"[-.a-z0-9]{1,253}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -122,7 +123,7 @@ def log_reports(lines: Iterable[str], pattern: str) -> Iterator[tuple[int | None
     """The (step, metrics) that a pattern finds in the lines of a log; each match is one report."""
     expression = re.compile(pattern)
     for line in lines:
-        for match in expression.finditer(line):
+        for match in expression.finditer(_ESCAPES.sub("", line)):
             groups = {name: text for name, text in match.groupdict().items() if text is not None}
             step = _step(groups.pop("step", None))
             if "metric" in groups and "value" in groups:

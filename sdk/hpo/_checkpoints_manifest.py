@@ -26,7 +26,7 @@ from hpo._values import HIGHEST_STEP
 MANIFEST = "manifest.json"
 
 # A manifest of a hundred thousand files takes 20 MB; more than this is none.
-_LARGEST_MANIFEST = 64 * 1024 * 1024
+LARGEST_MANIFEST = 64 * 1024 * 1024
 
 _LONGEST_PATH = 1024
 
@@ -182,7 +182,7 @@ def check_path(path: str) -> None:
 
 def _all_of(descriptor: int) -> bytes:
     content = bytearray()
-    while (chunk := os.read(descriptor, CHUNK)) and len(content) <= _LARGEST_MANIFEST:
+    while (chunk := os.read(descriptor, CHUNK)) and len(content) <= LARGEST_MANIFEST:
         content += chunk
     return bytes(content)
 

@@ -37,6 +37,12 @@ _OBJECT = re.compile(r"step-(0|[1-9]\d{0,15})/(.+)")
 # Of obstore's own 30 s twelve parts of an upload at once would need 2 MiB/s, which many Trials that save together may not have.
 REQUEST_SECONDS = 90.0
 
+# An upload has at most so many parts, in S3 and Google Cloud Storage. Obstore's 5 MiB each would end at a file of 48.8 GiB.
+MOST_PARTS, LEAST_PART = 10_000, 5 * CHUNK
+
+# Where this process has saved to.
+_saved_to: set[str] = set()
+
 
 def is_url(place: str) -> bool:
     """Whether a place for checkpoints is in an object store and no folder."""
@@ -77,7 +83,9 @@ class Objects:
     def put(self, name: str, content: bytes | Path) -> None:
         """Makes an object of some bytes or of a file, which appears whole."""
         with self._no_faults():
-            self._obstore.put(self._store, name, content)
+            size = content.stat().st_size if isinstance(content, Path) else len(content)
+            part = max(LEAST_PART, -(-size // MOST_PARTS))
+            self._obstore.put(self._store, name, content, chunk_size=part)
 
     def remove(self, names: list[str]) -> None:
         """Removes objects, in this order as far as the manifest is concerned: it goes before all others."""
@@ -152,6 +160,11 @@ class ObjectStore:
 
     def write(self, step: int, writer: Callable[[Path], object]) -> Manifest:
         """Makes a checkpoint of what the writer leaves in the folder that it is given; it is uploaded when this returns."""
+        if self.folder not in _saved_to:  # only at first: later a save may be interrupted by one of a signal handler
+            _saved_to.add(self.folder)
+            for left in self._here.steps():
+                if left >= step:  # a killed program's, which had not uploaded it
+                    self._here.remove(left)
         return self._uploaded(self._here.write(step, writer))
 
     def copy(self, source: Manifest, copy_file: Callable[[Entry, str], None], origin: Callable[[], CopiedFrom]) -> Manifest:

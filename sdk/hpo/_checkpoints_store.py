@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpo._checkpoints_manifest import (
+    LARGEST_MANIFEST,
     MANIFEST,
     CopiedFrom,
     Entry,
@@ -234,10 +235,14 @@ class Store:
         Returns what stands under the name: what was saved under it meanwhile, by a signal handler or, where there are no
         locks, by another process, stays.
         """
+        content = manifest.as_json()
+        if len(content) > LARGEST_MANIFEST:
+            rule = f"has {len(manifest.files)} files, and naming them takes more than {LARGEST_MANIFEST >> 20} MiB"
+            raise InvalidCheckpoint("checkpoint", folder, rule, "Pack them into fewer files")
         draft = os.path.join(folder, f".{MANIFEST}.tmp")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
         try:
-            write_all(descriptor, manifest.as_json())
+            write_all(descriptor, content)
         finally:
             os.close(descriptor)
         settle = _flush if flushed else _set_mode
@@ -309,6 +314,8 @@ def write_compared(content: Iterator[bytes], entry: Entry, path: str) -> None:
 def _flushed(folder: str) -> tuple[Entry, ...]:
     """Flushes all that a writer left in its folder to the disk, and says what it is; raises `InvalidCheckpoint` and `OSError`."""
     try:
+        if os.path.islink(folder):
+            raise Irregular(folder, "was replaced by a symbolic link; a checkpoint must hold the files themselves")
         paths = sorted(tree(folder))
     except Irregular as error:
         raise InvalidCheckpoint("file", error.path, error.rule, "Write plain files and folders with plain names") from None

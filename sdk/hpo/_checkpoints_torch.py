@@ -31,7 +31,7 @@ def writer(parts: Mapping[str, Any], extra: object) -> Callable[[Path], None]:
             raise InvalidCheckpoint(f"part {name}", type(part).__name__, "has no state_dict()", remedy)
 
     def write(folder: Path) -> None:
-        states = {name: part.state_dict() for name, part in parts.items()}
+        states = {name: _plain(part.state_dict()) for name, part in parts.items()}
         import_module("torch").save({"parts": states, "extra": _plain(extra)}, folder / FILE)
 
     return write

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     if checkpoints:
         checkpoints.look()  # what was copied for the program, before newer ones hide it
     report = checkpoints.report if checkpoints else reports.report
-    code = run(request.command, Watch(request.patterns, request.steps, report))
+    code = run(request.command, Watch(request.patterns, request.steps, report, Environment().objectives))
     if checkpoints:
         checkpoints.look()
     missing = [name for name in Environment().objectives if name not in reports.summaries]

@@ -41,6 +41,17 @@ def write_last_line(path: str, line: bytes) -> None:
         append_line(path, line)
 
 
+def newest_line(path: str) -> bytes:
+    """The last complete line of ours, whichever process has written it; empty if there is none."""
+    start = max(0, _size(path) - _FAR_BACK)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        *lines, _ = os.pread(descriptor, _FAR_BACK, start).split(b"\n")
+    finally:
+        os.close(descriptor)
+    return next((line + b"\n" for line in reversed(lines) if line.startswith(MARK)), b"")
+
+
 def settle(path: str, line: bytes) -> None:
     """Leaves the line as the only one of ours, at the end."""
     if not _rewrite(path, line):

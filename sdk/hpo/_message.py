@@ -20,6 +20,9 @@ from hpo._values import as_short_text, as_text
 
 LONGEST_LINE = 1024
 
+# With the comma behind it, `"a":["0","0","0"],` in a result; below that there is no need to look at thousands of metrics more.
+_SHORTEST_ENTRY = 18
+
 # What a line may take in addition for checkpoints, so that they never push an objective out: the newest one's record with a
 # step of ten digits and a terabyte, and where the first came from, with a name of 63 bytes.
 LONGEST_CHECKPOINTS = 312
@@ -145,6 +148,8 @@ def _length(entries: Sequence[bytes]) -> int:
 def _that_fit(entries: Iterable[bytes], room: int) -> list[bytes]:
     kept = []
     for entry in entries:
+        if room < _SHORTEST_ENTRY:
+            break
         if len(entry) + 1 <= room:
             kept.append(entry)
             room -= len(entry) + 1

@@ -13,10 +13,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from hpo._environment import Environment
 from hpo._errors import InvalidEnvironment, InvalidStep
-from hpo._files import append_line, settle, write_last_line
+from hpo._files import append_line, newest_line, settle, write_last_line
 from hpo._message import (
     Restored,
     Saved,
@@ -54,6 +55,7 @@ class Reporter:
         self._saved: Saved | None = None
         self._restored: Restored | None = None
         self._line: bytes | None = None
+        self._written: bytes | None = None
         self._ended = False
         self._process = os.getpid()
 
@@ -114,7 +116,20 @@ class Reporter:
             # A child that was forked holds what its parent reported, and must not write it once more.
             if self._termination_file and self._line and self._process == os.getpid():
                 path, line = self._termination_file, self._line
-                _attempt(f"the final message could not be written to {path}", lambda: settle(path, line))
+                _attempt(f"the final message could not be written to {path}", lambda: settle(path, self._that_counts(path, line)))
+
+    def _that_counts(self, path: str, line: bytes) -> bytes:
+        """The line to leave: ours, unless another process, as a child that trains, has told all that is needed since."""
+        if self._ended or self._written is not line:
+            return line
+        newer = newest_line(path)
+        with suppress(ValueError, TypeError):
+            told = json.loads(newer)
+            needed = {name for name in self._objectives or self.summaries if name in self.summaries}
+            is_result = needed <= set(told.get("metrics", ())) and (self._saved is None or "checkpoint" in told)
+            if is_result or "infeasible" in told or "donorUnavailable" in told:
+                return newer
+        return line
 
     def _end(self, line: bytes) -> None:
         with _lock:
@@ -164,7 +179,12 @@ class Reporter:
     def _write_final_message(self) -> None:
         if self._termination_file and self._line:
             path, line = self._termination_file, self._line
-            _attempt(f"the final message could not be written to {path}", lambda: write_last_line(path, line))
+
+            def write() -> None:
+                write_last_line(path, line)
+                self._written = line
+
+            _attempt(f"the final message could not be written to {path}", write)
         elif self.trial_name is not None and not self._metrics_file:
             note_once("nowhere", "HPO_TERMINATION_FILE is not set: this Trial's reports reach nobody")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hpo._errors import InvalidPattern, InvalidReport, InvalidStep
@@ -21,13 +21,19 @@ DEFAULT_PATTERN = (
     r"(?P<value>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?i:nan|inf(?:inity)?)))(?!\w|[.,:-]\d)"
 )
 
-# `Epoch 3/27`, `step=100`, `[epoch: 3]`, `{"epoch": 3.0}`.
+# `Epoch 3/27`, `step=100`, `[epoch: 3]`, `{"epoch": 3.0}`, `Step 1,000`.
 _STEP_WORD = re.compile(
-    r"\b(?P<word>epoch|step|iteration)\b[\"']?\s{0,8}[=:#]?\s{0,8}[\"'\[(]?(?P<step>\d{1,18}(?:\.\d+)?)(?![\w.])", re.IGNORECASE
+    r"\b(?P<word>epoch|step|iteration)\b[\"']?\s{0,8}[=:#]?\s{0,8}[\"'\[(]?(?P<step>\d{1,3}(?:,\d{3}){1,5}|\d{1,18}(?:\.\d+)?)(?!\w|[.,]\d)",
+    re.IGNORECASE,
 )
 _STEP_WORDS = frozenset(("epoch", "step", "iteration"))
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# Colours and erasures take no room; what else a terminal is told, as to go up a line, parts what stands around it.
+_COLOURS = re.compile(r"\x1b\[[0-9;:?]*[mKJ]")
+_MOVES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+# Metrics that an output may have besides those that are needed: each report goes through all, and some programs name each image.
+MOST_NAMES = 256
 
 # Longer lines are dumps, and searching only their beginning could cut a number in two.
 LONGEST_LINE = 64 * 1024
@@ -54,7 +60,7 @@ class Lines:
         self._begun.clear()
         self._too_long = False
         if line and not too_long:
-            yield _COLOURS.sub("", line.decode("utf-8", "replace"))
+            yield _MOVES.sub(" ", _COLOURS.sub("", line.decode("utf-8", "replace")))
 
     def _keep(self, part: bytes) -> None:
         self._too_long = self._too_long or len(self._begun) + len(part) > LONGEST_LINE
@@ -142,7 +148,7 @@ class StepWords:
     def read(self, line: str) -> None:
         """Takes the first step that the line says in the word that counts."""
         for match in _STEP_WORD.finditer(line):
-            word, step = match["word"].lower(), _whole_number(match["step"])
+            word, step = match["word"].lower(), _whole_number(match["step"].replace(",", ""))
             if step is not None and self._word in (None, word):
                 self._latest = word, step
                 return
@@ -159,11 +165,17 @@ class Watch:
     """Reports what a program's lines say, from all its streams."""
 
     def __init__(
-        self, patterns: Sequence[Pattern], steps: Steps | None, report: Callable[[Mapping[str, float], int | None], None]
+        self,
+        patterns: Sequence[Pattern],
+        steps: Steps | None,
+        report: Callable[[Mapping[str, float], int | None], None],
+        needed: Collection[str] = (),
     ) -> None:
         self._patterns = patterns
         self._steps = steps
         self._report = report
+        self._needed = frozenset(needed)
+        self._names: set[str] = set()
         self._lock = threading.Lock()
 
     def line(self, line: str) -> None:
@@ -179,6 +191,11 @@ class Watch:
                 self._send(metrics, step)
 
     def _collect(self, metric: Found, found: dict[int | None, dict[str, float]]) -> None:
+        if metric.name not in self._names and metric.name not in self._needed:
+            if len(self._names) >= MOST_NAMES:
+                note_once("names", f"there are more than {MOST_NAMES} metrics; {metric.name[:40]!r} and further ones are left out")
+                return
+            self._names.add(metric.name)
         try:
             value = float(metric.value)
         except ValueError:

@@ -65,8 +65,8 @@ def checked_step(value: object) -> int:
         with suppress(TypeError, ValueError, OverflowError, RuntimeError):
             step = _whole(value)
     if not 0 <= step <= HIGHEST_STEP:
-        rule = "must be a whole number, 0 or more"
-        raise InvalidStep("step", value, rule, "Count in a smaller unit, such as batches, or write int(…)")
+        rule = "must be a whole number from 0 to 2^53"
+        raise InvalidStep("step", value, rule, "Count in another unit, such as batches, or write int(…)")
     return step
 
 

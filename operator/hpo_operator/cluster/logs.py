@@ -19,6 +19,7 @@ WALL_SECONDS = 60.0  # for a process that does not get its share of the processo
 MEMORY_BYTES = 1 << 30
 MAX_LINE = 65536  # what is longer is no metric
 MAX_METRICS = 64  # of the names that a pattern takes from the log; those that the Study needs go first
+MAX_NAME = 128  # characters of such a name: what is longer finds no place in a status
 MAX_ANSWER = 1 << 20
 
 _CHILD = (sys.executable, "-P", "-c", "from hpo_operator.cluster.logs import main; main()")
@@ -59,9 +60,10 @@ def main() -> None:
 def found_in(text: str, pattern: str, wanted: Sequence[str]) -> str:
     """What a pattern finds in a log, as a final message."""
     report = Report()
-    lines = (line.removesuffix("\r") for line in text.split("\n") if len(line) <= MAX_LINE)
+    lines = (line for line in text.replace("\r", "\n").split("\n") if len(line) <= MAX_LINE)
     for step, found in log_reports(lines, pattern):
-        known = [name for name in found if name in wanted or name in report.metrics or len(report.metrics) < MAX_METRICS]
+        longest = MAX_NAME if len(report.metrics) < MAX_METRICS else 0
+        known = [name for name in found if name in wanted or name in report.metrics or len(name) <= longest]
         report = report.followed_by(step, {name: found[name] for name in known})
     metrics = {name: [repr(each.last), repr(each.lowest), repr(each.highest)] for name, each in report.metrics.items()}
     return json.dumps({"hpo": 1, "step": report.step, "metrics": metrics})

@@ -11,7 +11,10 @@ CHUNK = 1 << 20
 
 
 class Tail:
-    """The whole lines that were added to a file since the last look; bounded in memory, bytes that are no text replaced."""
+    """The whole lines that were added to a file since the last look; bounded in memory, bytes that are no text replaced.
+
+    A carriage return ends a line, too: progress bars end theirs so.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +40,7 @@ class Tail:
             self._rest = b""
 
     def _split(self, chunk: bytes) -> list[str]:
-        *whole, rest = (self._rest + chunk).split(b"\n")
+        *whole, rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
         found = [line.decode(errors="replace") for line in whole[1 if self._skipping and whole else 0 :] if len(line) <= MAX_LINE]
         self._skipping = (self._skipping and not whole) or len(rest) > MAX_LINE
         self._rest = b"" if self._skipping else rest

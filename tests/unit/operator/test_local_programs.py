@@ -260,6 +260,16 @@ def test_results_are_read_from_the_log_where_the_study_has_a_pattern_for_it(lapt
     assert [(p.step, p.value) for p in observed.curve] == [(1, "0.75"), (2, "0.5"), (3, "0.625"), (4, "NaN")]
 
 
+def test_of_a_progress_bar_in_the_log_each_state_is_a_line_with_its_own_step(laptop):
+    laptop.write(
+        r"printf '\015epoch 1 | loss 0.75\015epoch 2 | loss \033[1m0.5\033[0m\033[K\n'",
+        metrics={"logs": {"pattern": r"epoch (?P<step>\d+).* loss (?P<loss>\S+)"}},
+        limits={"maxTrials": 1},
+    )
+    assert laptop.hpo("run") == 0
+    assert [(p.step, p.value) for p in laptop.trials()[0].status.observation.curve] == [(1, "0.75"), (2, "0.5")]
+
+
 def test_what_stands_in_the_template_and_has_no_meaning_here_is_named(laptop, capsys):
     laptop.write(
         REPORT,

@@ -232,17 +232,31 @@ def own_manifest(folder):
     (folder / "manifest.json").write_text("{}")
 
 
+def elsewhere(folder):
+    folder.rename("elsewhere")
+    folder.symlink_to(os.path.abspath("elsewhere"))
+    (folder / "model.txt").write_text("a")
+
+
 def nothing(folder):
     (folder / "empty folder").mkdir()
 
 
-@pytest.mark.parametrize("writer", [link, linked_folder, pipe, listening, unprintable, not_utf8, own_manifest, nothing])
+@pytest.mark.parametrize("writer", [link, linked_folder, pipe, listening, unprintable, not_utf8, own_manifest, elsewhere, nothing])
 def test_what_no_checkpoint_may_hold_is_refused_and_nothing_is_left(own, monkeypatch, tmp_path, writer):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(checkpoint.InvalidCheckpoint) as refused:
         checkpoint.save(1, writer)
     assert refused.value.remedy
     assert names(own) == []
+
+
+def test_more_files_than_a_manifest_is_read_with_are_refused_and_not_found_damaged_later(own, monkeypatch):
+    monkeypatch.setattr(_checkpoints_store, "LARGEST_MANIFEST", 1024)
+    checkpoint.save(1, lambda folder: (folder / "one").touch())
+    with pytest.raises(checkpoint.InvalidCheckpoint, match=r"has 20 files.*Pack them into fewer files"):
+        checkpoint.save(2, lambda folder: [(folder / str(number)).touch() for number in range(20)])
+    assert names(own) == ["step-1"]
 
 
 def test_a_writer_s_own_error_comes_through_and_nothing_is_left(own):

@@ -160,6 +160,17 @@ def test_numbers_of_numpy_beside_the_weights_are_numbers(torch):
 
 
 @pytest.mark.torch
+def test_an_optimizer_that_was_given_a_number_of_numpy_can_be_loaded_again(torch):
+    numpy = pytest.importorskip("numpy")
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * numpy.sqrt(4.0), momentum=numpy.float64(0.5))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    checkpoint.save_torch(1, model=model, optimizer=optimizer, scheduler=scheduler)
+    assert checkpoint.load_torch(model=model, optimizer=optimizer, scheduler=scheduler).step == 1
+    assert rates(optimizer) == [0.2]
+
+
+@pytest.mark.torch
 def test_another_trial_keeps_its_own_hyperparameters_with_the_donor_s_weights_and_moments(torch, in_another_trial):
     model, optimizer, _ = parts(torch, schedule=False)
     train(torch, model, optimizer, None, 3)

@@ -1,9 +1,11 @@
 """Checkpoints in an object store: the same promises as in a folder, kept on a real S3 server."""
 
 import json
+import os
 import sys
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from hpo._checkpoints_objects import Objects
@@ -119,6 +121,33 @@ def test_killed_during_an_upload_no_complete_step_is_seen_and_the_next_save_leav
     assert names(f"{store}/digits-7/step-2") == ["below/more", "manifest.json", "words"]
     digest(trial.python(TRAINING, "3", "4"))
     assert {each.split("/")[0] for each in names(f"{store}/digits-7")} == {"step-3", "step-4"}
+
+
+def test_what_a_killed_program_had_not_uploaded_is_not_taken_for_what_the_next_one_saves(trial):
+    assert trial.python(KILLED % 1, "1").returncode == -9
+    saved = digest(trial.python(TRAINING.replace("100_000", "100_001"), "1"))
+    assert trial.message["checkpoint"] == {"step": 1, "digest": saved, "path": "step-1", "bytes": 100_003}
+
+
+def test_a_signal_handler_may_save_in_the_middle_of_an_upload(trial):
+    done = trial.python("""
+        import hpo
+        from hpo._checkpoints_objects import Objects
+        put, calls = Objects.put, []
+        def interrupted(self, name, content):
+            calls.append(name)
+            if len(calls) == 2:
+                hpo.checkpoint.save(1, writer)
+            put(self, name, content)
+        def writer(folder):
+            for name in "abc":
+                (folder / name).write_text(f"{name} {len(calls)}")
+        Objects.put = interrupted
+        hpo.checkpoint.save(1, writer)
+    """)
+    assert (done.returncode, done.stderr) == (0, b"")
+    on_another_machine(trial)
+    assert trial.python("import hpo; print(hpo.checkpoint.load().step)").stdout == b"1\n"
 
 
 def test_what_a_killed_program_had_begun_with_other_files_is_no_part_of_the_checkpoint(trial, store):
@@ -397,6 +426,18 @@ def test_killed_while_old_checkpoints_go_the_next_save_removes_the_rest(trial, s
     done = trial.python(TRAINING, "4")
     assert done.stdout.startswith(b"began with 3 None\n")
     assert {each.split("/")[0] for each in names(f"{store}/digits-7")} == {"step-3", "step-4"}
+
+
+def test_a_file_of_a_hundred_gigabytes_has_no_more_parts_than_a_store_takes(store, tmp_path, monkeypatch):
+    objects, parts = Objects(store), []
+    weights = tmp_path / "weights"
+    weights.touch()
+    os.truncate(weights, 100 * 10**9)  # it takes no room
+    monkeypatch.setattr(
+        objects, "_obstore", SimpleNamespace(exceptions=objects._obstore.exceptions, put=lambda *_, **more: parts.append(more))
+    )
+    objects.put("weights", weights)
+    assert 10_000 * parts[0]["chunk_size"] >= 100 * 10**9
 
 
 def test_without_its_library_the_remedy_is_told_and_nothing_else_needs_it(no_study, tmp_path):

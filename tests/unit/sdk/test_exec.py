@@ -300,3 +300,9 @@ def test_metrics_are_served_while_the_program_runs(trial):
         process.communicate(b"\n", timeout=30)
     finally:
         process.kill()
+
+
+def test_a_metric_that_the_study_needs_is_found_behind_hundreds_of_others(trial):
+    program = "for number in range(300): print(f'image_{number}.png: 0.9')\nprint('val_loss: 0.5')"
+    trial.exec("--", sys.executable, "-c", program)
+    assert trial.message["metrics"]["val_loss"] == ["0.5", "0.5", "0.5"]

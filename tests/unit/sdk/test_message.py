@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from hpo import _message
 from hpo._message import Summary, infeasible_line, result_line
 
 LONG = math.pi * 1e-300  # as long as a number's text becomes
@@ -65,3 +66,12 @@ def test_any_reason_fits_and_as_much_of_it_as_possible(reason):
         assert len(line) > 1000
         assert kept.endswith("…")
         assert reason.encode("utf-8", "replace").decode().startswith(kept.rstrip("…"))
+
+
+def test_of_ten_thousand_metrics_only_as_many_are_looked_at_as_find_room(monkeypatch):
+    looked_at = []
+    entry = _message._entry
+    monkeypatch.setattr(_message, "_entry", lambda name, *rest: looked_at.append(name) or entry(name, *rest))
+    result_line(1, {f"metric_{number}": Summary.of(0.5) for number in range(10_000)}, ["metric_9999"])
+    assert "metric_9999" in looked_at
+    assert len(looked_at) < 100

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from hpo._errors import InvalidPattern, InvalidStep
-from hpo._scan import Lines, Pattern, StepPattern, StepWords, Watch
+from hpo._scan import MOST_NAMES, Lines, Pattern, StepPattern, StepWords, Watch
 
 
 def found_in(output, *patterns, steps=None, step_pattern=None):
@@ -30,6 +30,8 @@ PRINTED = {
     "NaN and infinities": ("a=nan b: -inf c = Infinity", None),
     "a dictionary": ("{'loss': 0.5, 'epoch': 3.0}", [(3, {"loss": 0.5})]),
     "a dictionary of texts": ("{'loss': '0.5', 'epoch': '3'}", [(3, {"loss": 0.5})]),
+    "thousands": ("Step 900: loss=0.5\nStep 1,000: loss=0.4", [(900, {"loss": 0.5}), (1000, {"loss": 0.4})]),
+    "a step that ends a sentence": ("Epoch 3. loss=0.5", [(3, {"loss": 0.5})]),
     "fractions of an epoch": (
         "{'loss': 0.5, 'epoch': 0.33}\n{'loss': 0.4, 'epoch': 1.67}",
         [(0, {"loss": 0.5}), (1, {"loss": 0.4})],
@@ -41,6 +43,8 @@ PRINTED = {
         [(3, {"acc": 0.9, "loss": 0.5})],
     ),
     "a progress bar": ("\repoch 1: 10%|█  | loss=0.5\repoch 1: 20%|██ | loss=0.4", [(1, {"loss": 0.5}), (1, {"loss": 0.4})]),
+    "erased lines": ("\r\x1b[2Kepoch 1 loss=0.5\x1b[K\r\x1b[Kepoch 2 loss=0.4", [(1, {"loss": 0.5}), (2, {"loss": 0.4})]),
+    "a cursor that moves": ("\x1b[?25lepoch 1 loss=0.5\x1b[10Cacc=0.9\x1b[1A", [(1, {"loss": 0.5, "acc": 0.9})]),
     "a percentage": ("accuracy: 97.5%", [(None, {"accuracy": 97.5})]),
     "a sentence's end": ("The loss: 0.5. Done.", [(None, {"loss": 0.5})]),
     "clocks, dates, versions, units, addresses": ("at 12:30:45 on date: 2024-01-31, version: 1.2.3 time: 12s http://host:80/", []),
@@ -170,6 +174,17 @@ def test_of_an_endless_line_little_is_kept_and_the_next_line_is_found():
 def test_no_line_makes_the_default_patterns_slow(text):
     """A pattern that goes back over what it has read would take hours for these lines, not a moment."""
     found_in("\n".join([text] * 40))
+
+
+def test_an_output_that_names_each_image_has_few_metrics_and_all_that_are_needed(capfd):
+    reports = []
+    watch = Watch([Pattern()], None, lambda metrics, step: reports.append(dict(metrics)), ["val_loss"])
+    for number in range(2 * MOST_NAMES):
+        watch.line(f"image_{number}.png: 0.9")
+    watch.line("val_loss=0.5 image_0.png: 0.8")
+    assert len(reports) == MOST_NAMES + 1
+    assert reports[-1] == {"val_loss": 0.5, "image_0.png": 0.8}
+    assert capfd.readouterr().err.count("further ones are left out") == 1
 
 
 def test_bytes_that_are_no_text_are_searched_around():

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from hpo import _files
+from hpo import _files, _report
 from hpo._environment import Environment
 from hpo._message import Summary, infeasible_line, result_line
 from hpo._report import Reporter
@@ -259,3 +259,17 @@ def test_on_a_disk_that_becomes_full_the_message_is_still_kept_up_to_date(trial,
     for step in range(2, 200):
         reporter.report({"loss": 0.5}, step)
         assert message_in(full_disk / "termination")["step"] == step
+
+
+def test_a_last_report_that_found_no_room_is_written_at_the_end_and_not_taken_for_another_process_s(trial, monkeypatch):
+    reporter = Reporter(Environment(trial.environment))
+    reporter.report({"val_loss": 0.5}, 1)
+
+    def full(path, line):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_report, "write_last_line", full)
+    reporter.report({"val_loss": 0.4}, 2)
+    assert trial.message["step"] == 1
+    reporter.close()
+    assert trial.message["step"] == 2

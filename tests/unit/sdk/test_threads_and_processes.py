@@ -79,6 +79,38 @@ def test_a_child_that_ends_does_not_put_its_parent_s_old_report_over_a_newer_one
     assert trial.message["step"] == 2
 
 
+TRAINS = {
+    "by a fork": "import os\nif os.fork() == 0:\n    %s\n    os._exit(0)\nos.wait()",
+    "by a process": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import hpo; %s'])",
+}
+
+
+@pytest.mark.parametrize("how", TRAINS)
+def test_a_program_that_reported_before_its_child_trained_does_not_put_that_over_the_child_s_result(trial, how):
+    trial.python("import hpo\nhpo.report(step=0, val_loss=2.0)\n" + TRAINS[how] % "hpo.report(step=9, val_loss=0.5)")
+    assert (trial.message["step"], trial.message["metrics"]["val_loss"][0]) == (9, "0.5")
+
+
+@pytest.mark.parametrize("how", TRAINS)
+def test_what_a_child_says_of_its_parameters_stands_though_its_parent_has_reported(trial, how):
+    trial.python("import hpo\nhpo.report(step=0, val_loss=2.0)\n" + TRAINS[how] % "hpo.infeasible(86)")
+    assert trial.message == {"hpo": 1, "infeasible": "86"}
+
+
+def test_a_child_that_reports_less_or_before_its_parent_does_not_take_its_result_away(trial):
+    def after(parent, child, rest=""):
+        trial.python(f"import hpo\n{parent}\n{TRAINS['by a process'] % child}\n{rest}")
+        return trial.message
+
+    told = after("hpo.report(step=1, val_loss=2.0)", "hpo.report(step=9, test_accuracy=0.5)")
+    assert told["metrics"]["val_loss"][0] == "2.0"
+    told = after("hpo.report(step=1, val_loss=3.0)", "hpo.report(step=0, val_loss=9.0)", "hpo.report(step=2, val_loss=1.0)")
+    assert told["metrics"]["val_loss"][0] == "1.0"
+    trial.environment["HPO_CHECKPOINT_DIR"] = str(trial.folder / "own")
+    saved = "hpo.report(step=1, val_loss=4.0)\nhpo.checkpoint.save(1, lambda folder: (folder / 'w').touch())"
+    assert after(saved, "hpo.report(step=9, val_loss=0.5)")["checkpoint"]["step"] == 1
+
+
 def test_a_signal_handler_may_report_in_the_middle_of_a_report(trial):
     done = trial.python("""
         import signal, hpo

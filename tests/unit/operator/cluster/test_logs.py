@@ -54,6 +54,18 @@ def test_names_that_a_log_invents_are_bounded_and_those_needed_are_kept() -> Non
     assert report.metrics["loss"].last == 0.5
 
 
+def test_names_as_long_as_lines_do_not_take_the_result_away() -> None:
+    dumps = "".join(f"{number:060000}=1\n" for number in range(40))
+
+    assert asyncio.run(search(f"{dumps}loss=0.5", r"(?P<metric>\w+)=(?P<value>\S+)", ["loss"])) == measured(None, loss=0.5)
+
+
+def test_of_a_progress_bar_each_state_is_a_line_with_its_own_step() -> None:
+    bar = "".join(f"\repoch {number}: {'#' * 30} loss=\x1b[32m0.{number}\x1b[0m\x1b[K" for number in range(1, 2001))
+
+    assert found(bar, r"epoch (?P<step>\d+):.* loss=(?P<loss>\S+)") == measured(2000, loss=(0.2, 0.1, 0.999))
+
+
 def test_lines_that_are_no_lines_are_passed_over() -> None:
     assert found("loss=0.1" + "x" * 100_000 + "\nloss=0.5", r"loss=(?P<loss>[\d.]+)") == measured(None, loss=0.5)
 
