@@ -66,7 +66,8 @@ class StoreCollector:
             counts = state.study.status.trials
             for name in ("active", "running", "completed", "early_stopped", "failed", "infeasible"):
                 trials.add_metric([*key, name], getattr(counts, name))
-            for ended, count in state.ledger.reasons.items():
+            # All reasons from the start: of a series that begins at 5 Prometheus sees no increase.
+            for ended, count in {**dict.fromkeys(sorted(c.ENDS), 0), **state.ledger.reasons}.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
             stored.add_metric(key, state.ledger.checkpoint_bytes)
