@@ -98,9 +98,9 @@ class StoreCollector:
 
 def health(controller: Controller, watches: Watches) -> str:
     """Why the process should be restarted; empty when it need not be."""
-    for (plural, namespace), seconds in watches.silent().items():
+    for (resource, namespace), seconds in watches.silent().items():
         where = f" in namespace {namespace}" if namespace else ""
-        return f"the watch of {plural}{where} has said nothing for {seconds:.0f} s"
+        return f"the watch of {resource}{where} has said nothing for {seconds:.0f} s"
     queue = controller.queue
     if queue.oldest_age > STUCK_SECONDS:
         return f"a Study has waited for its turn for {queue.oldest_age:.0f} s"

@@ -10,9 +10,10 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from hpo_operator import conditions as c
-from hpo_operator.cluster.client import Client
+from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.informer import SILENT_SECONDS, Watches
+from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.queue import WorkQueue
 from hpo_operator.cluster.store import Store
 from hpo_operator.cluster.telemetry import STUCK_SECONDS, StoreCollector, serve
@@ -70,6 +71,11 @@ def test_a_dead_watch_of_one_namespace_is_not_hidden_by_a_living_one_of_another(
     status, said = health(monkeypatch, namespaces=("a", "b"), silent=SILENT_SECONDS + 60)
     assert status == 503
     assert said["reason"].startswith("the watch of pods in namespace b has said nothing for ")
+
+
+def test_a_dead_watch_of_Volcanos_Jobs_is_not_hidden_by_a_living_one_of_Kubernetes() -> None:
+    kinds = (JOBS, WorkloadKind(api_version="batch.volcano.sh/v1alpha1", kind="Job").served, TRIALS, PODS)
+    assert [each.resource for each in kinds] == ["jobs", "jobs.batch.volcano.sh", "trials", "pods"]
 
 
 def test_an_operator_in_which_a_Study_never_gets_its_turn_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
