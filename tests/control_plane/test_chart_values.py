@@ -294,6 +294,24 @@ def test_each_file_that_the_settings_name_is_mounted_in_the_operator_s_pod(value
     assert {field: files[path] for field, path in paths.items()} == {field: origins[field] for field in named}
 
 
+# OpenShift
+
+
+def test_on_OpenShift_which_gives_each_namespace_its_users_no_pod_names_one_and_names_are_asked_where_its_servers_listen() -> None:
+    objects = Helm().template("--api-versions", "security.openshift.io/v1", values=FULL)
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    assert [each["securityContext"] for each in pods] == [{"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}] * 2
+    assert ports(of_kind(objects, "NetworkPolicy")[RELEASE]["spec"]["egress"][0]) == [53, 53, 5353, 5353]
+
+
+def test_a_bundled_Prometheus_without_a_claim_forgets_before_its_volume_is_full() -> None:
+    for values in ({}, {"existingClaim": "samples"}):
+        made = of_kind(Helm().template(values={"bundledPrometheus": {"enabled": True, **values}}), "Deployment")
+        pod = made[f"{RELEASE}-prometheus"]["spec"]["template"]["spec"]
+        limited = any(each.startswith("--storage.tsdb.retention.size=") for each in pod["containers"][0]["args"])
+        assert limited == ("emptyDir" in pod["volumes"][1])
+
+
 # Network policies
 
 
