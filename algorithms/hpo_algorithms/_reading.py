@@ -252,8 +252,8 @@ class _Reading:
         return int(value)
 
     def _scale(self, path: str, entry: Mapping[str, Any]) -> bool:
-        scale = entry.get("scale") or "Linear"
-        if scale not in SCALES:
+        scale = entry.get("scale")
+        if scale is not None and scale not in SCALES:
             self.fault(f"{path}.scale", scale, "must be Linear or Log", nearest(scale, SCALES))
         return bool(scale == "Log")
 

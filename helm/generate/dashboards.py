@@ -87,7 +87,7 @@ def study() -> dashboard.Dashboard:
             f"max by (trial) ({seen})",
         )
     )
-    reasons = f"max by (reason) (hpo_trials_finished_total{STUDY})"
+    reasons = f"max by (reason) (hpo_trials_finished_total{STUDY}) > 0"
     made.with_panel(_curves("How Trials ended", "By the reason of Succeeded.", {"{{reason}}": reasons}))
     for place, of in (("rung", "schedule"), ("generation", "population")):
         placed = f'max by (trial, {place}) (hpo_trial_metric{{{chosen}, {place}!=""}})'
@@ -129,7 +129,7 @@ def fleet() -> dashboard.Dashboard:
     made.with_panel(_curves("Trials ended in an hour", "By reason.", {"{{reason}}": per_hour}))
     spent = f"topk(10, sum by (namespace, study) (hpo_gpu_seconds_total{{{WHERE}}}))"
     made.with_panel(_list("GPU time by Study", "The ten that have used most.", spent, "s"))
-    failures = f'topk(10, sum by (namespace, study, reason) (hpo_trials_finished_total{{{WHERE}, reason=~"{FAILED}"}}))'
+    failures = f'topk(10, sum by (namespace, study, reason) (hpo_trials_finished_total{{{WHERE}, reason=~"{FAILED}"}}) > 0)'
     made.with_panel(_list("Failures by Study", "The ten with most.", failures, "short"))
     latency = "histogram_quantile(%s, sum by (le) (rate(hpo_reconcile_duration_seconds_bucket[$__rate_interval])))"
     both = {"half": latency % "0.5", "99 of 100": latency % "0.99"}

@@ -51,14 +51,12 @@ def study_crd() -> Schema:
         },
         "additionalPrinterColumns": [
             _column("State", STATE, "Where the Study stands: the reason of its condition Succeeded."),
+            _column("Accepted", '.status.conditions[?(@.type=="Accepted")].reason', "Whether it can be run, or why not."),
             _column("Trials", ".status.progress", "Ended Trials, and of how many."),
             _column("Running", ".status.trials.running", "Trials with running pods.", "integer"),
             _column("Failed", ".status.trials.failed", "Trials that gave no result.", "integer"),
             _column("Best", ".status.best[0].metrics[0].value", "The first objective of the best Trial."),
             _column("Left", ".status.left", "The time that is probably left."),
-            _column(
-                "Accepted", '.status.conditions[?(@.type=="Accepted")].reason', "Whether it can be run, or why not.", wide=True
-            ),
             _column("Progressing", '.status.conditions[?(@.type=="Progressing")].reason', "What it is doing.", wide=True),
             _column("Best Trial", ".status.best[0].trialName", "Name of the best Trial.", wide=True),
             _column("Metric", ".spec.objectives[0].metric", "The first objective.", wide=True),
@@ -81,6 +79,12 @@ def trial_crd() -> Schema:
             _column("Step", ".status.observation.step", "The last step that was reported.", "integer"),
             _column("Budget", ".spec.budget", "How far it trains.", "integer"),
             _column("Parameters", PARAMETERS, "What it tries."),
+            _column(
+                "Running",
+                '.status.conditions[?(@.type=="Running")].reason',
+                "Whether its pods run, or what it waits for.",
+                wide=True,
+            ),
             _column("Origin", ".spec.origin", "Where its configuration comes from.", wide=True),
             _column("Generation", ".spec.slot.generation", "Which generation of a population it is of.", "integer", wide=True),
             _column("Member", ".spec.slot.member", "Which member of the population it is.", "integer", wide=True),

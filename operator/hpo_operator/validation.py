@@ -32,7 +32,7 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
     raw = manifest.get("spec")
     if not isinstance(raw, Mapping):
         raise InvalidStudy([*faults, Fault("spec", raw, "must be a mapping", "See the examples for a whole Study.")])
-    raw = _without_nulls(raw)
+    raw = _spec_without_nulls(raw)
     spec: StudySpec | None = None
     try:
         # Strict, but a JSON list is a tuple; and by the names of the API alone.
@@ -49,19 +49,20 @@ def read_study(manifest: Mapping[str, Any]) -> Study:
     return Study(metadata=Metadata.model_validate(manifest["metadata"]), spec=spec)
 
 
-def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec as the API server takes it: null is the same as leaving a field with a default out."""
-    kept = {field: value for field, value in raw.items() if value is not None}
-    for field in ("limits", "metrics", "budget"):
-        if isinstance(kept.get(field), Mapping):
-            kept[field] = {name: value for name, value in kept[field].items() if value is not None}
+def _spec_without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec as the API server takes it; an algorithm of null, which it refuses, stays to be named, and a template as it is."""
+    found = {field: each if field == "template" else _without_nulls(each) for field, each in raw.items() if each is not None}
     for field in ("algorithm", "schedule"):
-        if isinstance(kept.get(field), Mapping):
-            kept[field] = {
-                name: {k: v for k, v in settings.items() if v is not None} if isinstance(settings, Mapping) else settings
-                for name, settings in kept[field].items()
-            }
-    return kept
+        if isinstance(raw.get(field), Mapping):
+            found[field] = {name: _without_nulls(settings) for name, settings in raw[field].items()}
+    return found
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value in which a field that is null is one that is left out."""
+    if isinstance(value, Mapping):
+        return {field: _without_nulls(each) for field, each in value.items() if each is not None}
+    return [*map(_without_nulls, value)] if isinstance(value, list | tuple) else value
 
 
 def _space_of(spec: StudySpec) -> Space:

@@ -52,6 +52,20 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "an address that is none": ({"prometheus": {"url": "prometheus:9090"}}, "prometheus.url|prometheus/url"),
     "runbooks without a place for the alert's name": ({"monitoring": {"rules": {"runbooks": "https://wiki/"}}}, "runbooks"),
     "a kind of the core group, which has no workloads": ({"workloadKinds": [{"apiVersion": "v1", "kind": "Pod"}]}, "workloadKinds"),
+    "a misspelt sign of a kind's end": (
+        {"workloadKinds": [{"apiVersion": "example.com/v1", "kind": "A", "failed": [{"conditon": "Broken"}]}]},
+        "conditon",
+    ),
+    "a path to a kind's end without its values": (
+        {"workloadKinds": [{"apiVersion": "example.com/v1", "kind": "A", "succeeded": [{"path": "status.phase"}]}]},
+        "'in' required",
+    ),
+    "a token and a password at once": (
+        {"prometheus": {"bearerToken": {"secretName": "a"}, "basicAuth": {"secretName": "b", "username": "c"}}},
+        "keep one",
+    ),
+    "a password without a name": ({"prometheus": {"basicAuth": {"secretName": "b"}}}, "needs both username and secretName"),
+    "no port of the API server, by which all ports would be open": ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
 }
 
 

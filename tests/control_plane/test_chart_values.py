@@ -50,7 +50,6 @@ MARKED: Object = {
     "prometheus": {
         "url": "http://url-marked",
         "bearerToken": {"secretName": "bearer-marked", "key": "bearer-key-marked"},
-        "basicAuth": {"username": "username-marked", "secretName": "basic-marked", "key": "basic-key-marked"},
         "ca": {"secretName": "authority-marked", "key": "authority-key-marked"},
         "headers": {"X-Scope-OrgID": "header-marked"},
         "queryTimeoutSeconds": 297,
@@ -100,7 +99,11 @@ MARKED: Object = {
 INSTEAD: Object = {
     "image": {"digest": f"sha256:{'a' * 64}"},
     "nameOverride": "name-marked",
-    "prometheus": {"url": "http://url-marked", "ca": {"configMapName": "authority-map-marked"}},
+    "prometheus": {
+        "url": "http://url-marked",
+        "basicAuth": {"username": "username-marked", "secretName": "basic-marked", "key": "basic-key-marked"},
+        "ca": {"configMapName": "authority-map-marked"},
+    },
     "bundledPrometheus": {"enabled": True, "image": {"digest": f"sha256:{'b' * 64}"}},
 }
 """The same, of those that go before one of the others, or stand behind it."""
@@ -237,6 +240,21 @@ def test_a_changed_configuration_gives_the_bundled_Prometheus_another_pod() -> N
     assert checksum(scrapeInterval="1s") != checksum() == checksum(retention="1d")
 
 
+def test_a_million_is_written_as_a_whole_number_and_not_as_1e06_which_nobody_reads_as_one() -> None:
+    million = 1_000_000
+    monitoring = {"enabled": True, "podMonitor": {"sampleLimit": million, "labelLimit": million}}
+    numbers = {"resyncSeconds": million, "maxPending": million, "terminationGracePeriodSeconds": million}
+    text = rendered({"crds": {"enabled": False}, "bundledPrometheus": {"enabled": True}, "monitoring": monitoring, **numbers})
+    assert re.findall(r"\S+: \S*e\+\d+", text) == []
+    assert text.count(f": {million}\n") == 7
+
+
+def test_a_namespace_whose_name_is_a_number_is_written_as_text() -> None:
+    objects = Helm().template(values={**FULL, "watchNamespaces": ["2026"]})
+    assert {each["kind"] for each in objects if each["metadata"].get("namespace") == "2026"} == {"Role", "RoleBinding"}
+    assert [each for each in objects if not isinstance(each["metadata"].get("namespace", ""), str)] == []
+
+
 # Files
 
 
@@ -274,6 +292,24 @@ def test_each_file_that_the_settings_name_is_mounted_in_the_operator_s_pod(value
         "caFile": (wanted["ca"].get("secretName") or wanted["ca"].get("configMapName"), wanted["ca"].get("key", "ca.crt")),
     }
     assert {field: files[path] for field, path in paths.items()} == {field: origins[field] for field in named}
+
+
+# OpenShift
+
+
+def test_on_OpenShift_which_gives_each_namespace_its_users_no_pod_names_one_and_names_are_asked_where_its_servers_listen() -> None:
+    objects = Helm().template("--api-versions", "security.openshift.io/v1", values=FULL)
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    assert [each["securityContext"] for each in pods] == [{"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}] * 2
+    assert ports(of_kind(objects, "NetworkPolicy")[RELEASE]["spec"]["egress"][0]) == [53, 53, 5353, 5353]
+
+
+def test_a_bundled_Prometheus_without_a_claim_forgets_before_its_volume_is_full() -> None:
+    for values in ({}, {"existingClaim": "samples"}):
+        made = of_kind(Helm().template(values={"bundledPrometheus": {"enabled": True, **values}}), "Deployment")
+        pod = made[f"{RELEASE}-prometheus"]["spec"]["template"]["spec"]
+        limited = any(each.startswith("--storage.tsdb.retention.size=") for each in pod["containers"][0]["args"])
+        assert limited == ("emptyDir" in pod["volumes"][1])
 
 
 # Network policies
@@ -326,3 +362,13 @@ def test_the_bundled_Prometheus_is_reached_by_the_operator_and_whom_the_installe
         assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
         assert rule["from"] == [{"podSelector": operators["podSelector"]}, *peers]
         assert ports(operators["egress"][-1]) == [9090]
+
+
+def test_whoever_may_ask_for_metrics_the_bundled_Prometheus_may_too() -> None:
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    asking = {"enabled": True, "metricsFrom": [monitoring]}
+    (policy,) = policies(networkPolicy=asking).values()
+    assert [each["from"] for each in policy["ingress"]] == [[monitoring]]
+    found = policies(networkPolicy=asking, bundledPrometheus={"enabled": True})
+    scraper = {"podSelector": found[f"{RELEASE}-prometheus"]["podSelector"]}
+    assert [each["from"] for each in found[RELEASE]["ingress"]] == [[monitoring, scraper]]

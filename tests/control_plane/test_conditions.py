@@ -272,6 +272,8 @@ def test_a_Study_that_only_the_operator_can_see_to_be_wrong_is_not_accepted(name
     found = wait_for_condition(crowd.plane, wanted, "Accepted", why)
     assert status_of(found, "Accepted") == ("False", why)
     assert re.search(message, message_of(found, "Accepted")), message_of(found, "Accepted")
+    shown = crowd.plane.kubectl("get", "study", wanted["metadata"]["name"], "--namespace", scene.rejected)
+    assert why in shown, "it only says InProgress"
     assert status_of(found, "Progressing") == ("False", "TrialsPending")
     assert status_of(found, "Succeeded") == ("Unknown", "InProgress")
     assert found["status"]["observedGeneration"] == found["metadata"]["generation"]

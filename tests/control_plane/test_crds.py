@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hpo_operator import crds
 from hpo_operator.resources import PARAMETERS_ANNOTATION, Study, StudyStatus, Trial, TrialStatus
+from hpo_operator.validation import InvalidStudy, read_study
 
 from tests.testbed import ApiError, CommandFailed, ControlPlane, Object
 from tests.testbed.namespaces import ROOT
@@ -86,9 +87,46 @@ def test_kubectl_is_told_of_an_unknown_field(studies: ControlPlane, namespace: s
 def test_a_field_that_is_null_is_one_that_is_left_out(studies: ControlPlane) -> None:
     study = valid_study()
     study["spec"] |= {"seed": None, "schedule": None, "parallelism": None, "algorithm": None, "limits": {"maxRetries": None}}
+    study["spec"]["objectives"][0]["goal"] = None
     spec = dry_run(studies, study)["spec"]
+    assert spec["objectives"][0]["goal"] == "Minimize"
     assert not {"seed", "schedule"} & spec.keys()
     assert (spec["parallelism"], spec["algorithm"], spec["limits"]["maxRetries"]) == (1, {"auto": {}}, 3)
+
+
+def fields(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of all that stands in a spec, but for what a template holds."""
+    if path:
+        yield path
+    if path != ("template",) and isinstance(value, dict | list):
+        for step, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from fields(each, (*path, step))
+
+
+@pytest.mark.parametrize("nothing", [None, False, "", {}, [], 0], ids=repr)
+def test_where_nothing_is_said_hpo_validate_takes_what_the_server_takes(studies: ControlPlane, nothing: Any) -> None:
+    """It took `scale: false` for one that was left out, and `goal: null` for a goal."""
+    differing = []
+    for path in fields(EVERYTHING["spec"]):
+        study = copy.deepcopy(EVERYTHING)
+        place = study["spec"]
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = nothing
+        try:
+            read_study(study)
+            said = ""
+        except InvalidStudy as refusal:
+            said = str(refusal)
+        try:
+            dry_run(studies, study)
+        except ApiError as refusal:
+            if not said:
+                differing.append((path, refusal.message))
+        else:
+            if said and nothing is None and isinstance(path[-1], str):  # no member of a list
+                differing.append((path, said))
+    assert differing == []
 
 
 # The largest Study

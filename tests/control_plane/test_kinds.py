@@ -18,6 +18,7 @@ from tests.testbed import ApiError, ControlPlane, Object, wait_until
 from tests.testbed.simulation import DELAY, EXIT_CODE, NEVER
 from tests.unit.operator.builders import a_study, a_trial
 from tests.unit.operator.cluster.objects import said
+from tests.unit.operator.test_examples import WORKLOADS
 
 pytestmark = pytest.mark.control_plane
 
@@ -103,7 +104,7 @@ def post(plane: ControlPlane, manifest: Object, **query: str) -> Object:
 def containers(workload: Object) -> list[Object]:
     """The programs that get variables; a TrainJob has one, and no pod template."""
     found = [each for pod in pod_templates(workload) for each in pod["spec"]["containers"]]
-    return found or [workload["spec"]["trainer"]]
+    return sorted(found, key=lambda each: str(each["env"])) or [workload["spec"]["trainer"]]  # the server sorts fields
 
 
 def ports(container: Object) -> list[int]:
@@ -119,6 +120,7 @@ TEMPLATES = {
     "a JobSet": {"object": A_JOBSET},
     "a TrainJob": {"object": A_TRAIN_JOB},
     "a RayJob": {"object": A_RAY_JOB},
+    **{f"the {each['object']['kind']} of the page": each for each in WORKLOADS if each["object"]["kind"] in ("JobSet", "RayJob")},
 }
 
 

@@ -352,7 +352,7 @@ def test_kubectl_get_trials_says_what_was_tried_and_what_came_of_it(told: Told, 
         assert row["STATE"] == reason(trial)
         assert row["OBJECTIVE"] == metrics_of(trial).get("loss", "")
         assert [each.split("=")[0] for each in row["PARAMETERS"].split()] == [each["name"] for each in trial["spec"]["parameters"]]
-        assert (row["ORIGIN"], row["ATTEMPTS"]) == ("Sampled", "1")
+        assert (row["RUNNING"], row["ORIGIN"], row["ATTEMPTS"]) == ("Finished", "Sampled", "1")
 
 
 def log_of(crowd: Crowd) -> list[Object]:

@@ -68,11 +68,18 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* On OpenShift each namespace has users of its own, and a pod that names another is refused. */}}
+{{- define "hpo-operator.isOpenShift" -}}
+{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}true{{ end -}}
+{{- end -}}
+
 {{- define "hpo-operator.podSecurity" -}}
 runAsNonRoot: true
+{{- if not (include "hpo-operator.isOpenShift" .) }}
 runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -117,7 +124,7 @@ http://{{ include "hpo-operator.prometheusName" . }}.{{ .Release.Namespace }}:90
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]

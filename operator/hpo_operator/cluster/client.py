@@ -12,6 +12,8 @@ import aiohttp
 import orjson
 from kubernetes.aio.client import ApiClient
 
+from hpo_operator.resources import GROUP
+
 Object = dict[str, Any]
 Request = tuple[str, str, int]  # verb, kind, and the status of the answer, 0 where there was none
 
@@ -49,6 +51,12 @@ class Kind:
     api_version: str
     kind: str
     plural: str
+
+    @property
+    def resource(self) -> str:
+        """Its name among those that are watched: as kubectl takes it, with the group where it is a stranger's."""
+        group = self.api_version.rpartition("/")[0]
+        return f"{self.plural}.{group}" if "." in group and group != GROUP else self.plural
 
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"

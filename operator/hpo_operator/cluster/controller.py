@@ -197,7 +197,7 @@ class Controller:
             return False
         missing = [name for name, gpus in (await claimed_gpus(self._client, study, self._gpu_classes)).items() if gpus is None]
         if missing:
-            remedy = "Create it before the Study, which counts the GPUs that it asks for."
+            remedy = "Create it before the Study, which counts its GPUs, by resource.k8s.io/v1 (Kubernetes 1.34 or newer)."
             message = f"There is no ResourceClaimTemplate {missing[0]} in this namespace. {remedy}"
             await self._reject(state, c.TEMPLATE_REJECTED, message)
             return False

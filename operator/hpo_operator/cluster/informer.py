@@ -25,20 +25,20 @@ SILENT_SECONDS = SERVER_SECONDS + 2 * INACTIVE_SECONDS  # none was opened for so
 
 
 class Watches:
-    """When each watch was last opened or said something, by the plural of its kind and the namespace, empty where it is of all."""
+    """When each watch was last opened or said something, by what is watched and the namespace, empty where it is of all."""
 
     def __init__(self, namespaces: Sequence[str] = ()) -> None:
         self.namespaces = tuple(namespaces)
         self.heard: dict[tuple[str, str], float] = {}
 
-    def begin(self, plural: str) -> None:
+    def begin(self, resource: str) -> None:
         """From now on something is to be heard of a kind."""
         for namespace in self.namespaces or ("",):
-            self.hear(plural, namespace)
+            self.hear(resource, namespace)
 
-    def hear(self, plural: str, namespace: str) -> None:
+    def hear(self, resource: str, namespace: str) -> None:
         """An object of this namespace was told of, or its watch was opened."""
-        self.heard[plural, namespace if self.namespaces else ""] = time.monotonic()
+        self.heard[resource, namespace if self.namespaces else ""] = time.monotonic()
 
     def silent(self) -> Mapping[tuple[str, str], float]:
         """The watches that cannot be alive any more, and for how many seconds nothing was heard of them."""

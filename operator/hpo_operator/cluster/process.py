@@ -90,9 +90,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 log.warning("%s; the watches will tell", failure)
             workloads = [(kind, store.workload, STUDY_UID_LABEL) for kind in served]
             for kind, take, label in [(TRIALS, store.trial, ""), (PODS, store.pod, STUDY_UID_LABEL), *workloads]:
-                watches.begin(kind.plural)
+                watches.begin(kind.resource)
                 for namespace in settings.namespaces or (None,):
-                    hear = partial(watches.hear, kind.plural, namespace or "")
+                    hear = partial(watches.hear, kind.resource, namespace or "")
                     watch = Watch(client, kind, namespace, label, take, controller.queue.add, hear, controller.compare)
                     working.append(group.create_task(watch.run(informer.SERVER_SECONDS, informer.INACTIVE_SECONDS)))
             await watching

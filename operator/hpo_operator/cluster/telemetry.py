@@ -66,7 +66,8 @@ class StoreCollector:
             counts = state.study.status.trials
             for name in ("active", "running", "completed", "early_stopped", "failed", "infeasible"):
                 trials.add_metric([*key, name], getattr(counts, name))
-            for ended, count in state.ledger.reasons.items():
+            # All reasons from the start: of a series that begins at 5 Prometheus sees no increase.
+            for ended, count in {**dict.fromkeys(sorted(c.ENDS), 0), **state.ledger.reasons}.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
             stored.add_metric(key, state.ledger.checkpoint_bytes)
@@ -97,9 +98,9 @@ class StoreCollector:
 
 def health(controller: Controller, watches: Watches) -> str:
     """Why the process should be restarted; empty when it need not be."""
-    for (plural, namespace), seconds in watches.silent().items():
+    for (resource, namespace), seconds in watches.silent().items():
         where = f" in namespace {namespace}" if namespace else ""
-        return f"the watch of {plural}{where} has said nothing for {seconds:.0f} s"
+        return f"the watch of {resource}{where} has said nothing for {seconds:.0f} s"
     queue = controller.queue
     if queue.oldest_age > STUCK_SECONDS:
         return f"a Study has waited for its turn for {queue.oldest_age:.0f} s"

@@ -74,7 +74,7 @@ class Watch:
                     self._version = ""
                 pause = max(min(2 * pause, LAST_PAUSE), FIRST_PAUSE)
                 if str(failure) != said:
-                    log.warning("watching %s: %s", self._kind.plural, failure)
+                    log.warning("watching %s: %s", self._kind.resource, failure)
                     said = str(failure)
                 await asyncio.sleep(max(pause, failure.retry_after))
 

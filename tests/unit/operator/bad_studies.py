@@ -214,6 +214,7 @@ RANGES = [
     BadStudy("with a Log scale below 0", put(f"{LR}.float.min", -1), f"{LR}.float.min"),
     BadStudy("with a step on a Log scale", put(f"{LR}.float.step", 0.01), f"{LR}.float.step"),
     BadStudy("with an unknown scale", put(f"{LR}.float.scale", "log"), f"{LR}.float.scale"),
+    BadStudy("with no for a scale, which YAML takes for false", put(f"{LR}.float.scale", False), f"{LR}.float.scale"),
     BadStudy("with a step of 0", put(f"{MOMENTUM}.float.step", 0), f"{MOMENTUM}.float.step"),
     BadStudy("with a negative step", put(f"{MOMENTUM}.float.step", -0.1), f"{MOMENTUM}.float.step"),
     BadStudy("with a step wider than the range", put(f"{MOMENTUM}.float.step", 1), f"{MOMENTUM}.float.step"),

@@ -5,12 +5,16 @@ import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 from hpo_algorithms import Space
 from hpo_operator import conditions as c
+from hpo_operator.cluster.rendering import workload_manifest
+from hpo_operator.environment import parameter_variable
 from hpo_operator.local.runner import LocalRunner
 from hpo_operator.manifests import read_documents, read_file, study_document
 from hpo_operator.validation import notes, read_study
 
+from tests.unit.operator.builders import a_study, a_trial
 from tests.unit.operator.local_studies import without_a_worker
 
 ROOT = Path(__file__).parents[3]
@@ -33,11 +37,54 @@ def container(data):
     return only
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])
-def test_the_Study_that_a_page_begins_with_is_valid(page):
-    shown = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (study,) = (each for each in shown if "kind: Study\n" in each)
+def shown_in(page):
+    """The blocks of YAML that a page shows."""
+    return re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md", "docs/katib.md"])
+def test_the_Study_that_a_page_shows_is_valid(page):
+    (study,) = (each for each in shown_in(page) if "kind: Study\n" in each)
     assert notes(read_study(study_document(read_documents(study, page), page).data).spec) == []
+
+
+def test_the_Study_that_was_an_Experiment_has_its_parameters_and_hands_each_to_the_program():
+    experiment, study = (yaml.safe_load(each)["spec"] for each in shown_in("docs/katib.md"))
+    names = [each["name"] for each in experiment["parameters"]]
+    assert [each["name"] for each in study["parameters"]] == names
+    asked = re.findall(r"\$\((\w+)\)", str(study["template"]))
+    assert asked == [parameter_variable(each) for each in names]
+
+
+WORKLOADS = [yaml.safe_load(each)["template"] for each in shown_in("docs/workloads.md") if each.startswith("template:")]
+
+
+@pytest.mark.parametrize("template", WORKLOADS, ids=[each["object"]["kind"] for each in WORKLOADS])
+def test_a_workload_that_the_documentation_shows_gets_its_Trials_parameters_and_the_pod_that_it_names_reports(template):
+    spec = a_study().over({"name": "lr", "float": {"min": 0, "max": 1}}).limits(max_trials=2).build().spec
+    data = {**spec.model_dump(mode="json", by_alias=True, exclude_none=True), "template": template}
+    study = read_study({"apiVersion": "hpo.dev/v1alpha1", "kind": "Study", "metadata": {"name": "digits"}, "spec": data})
+    assert notes(study.spec) == []
+    made = workload_manifest(study, a_trial(0).with_parameters(lr="0.5").build(), Space.from_spec(data["parameters"]))
+    assert len(variables_in(made)) > 1 or template["object"]["kind"] == "JobSet"
+    assert all("HPO_PARAM_LR" in each for each in variables_in(made))
+    named = template.get("reporter", {}).get("podSelector", {}).items()
+    pods = [each for each in mappings(made["spec"]) if (each.get("metadata") or {}).get("labels", {}).items() >= named]
+    for place in (made, *(pods if named else ())):
+        assert ["HPO_METRICS_PORT" in each for each in variables_in(place)].count(True) == 1
+
+
+def variables_in(value):
+    """The variables of each program in a workload."""
+    return [{each["name"] for each in found["env"]} for found in mappings(value) if isinstance(found.get("env"), list)]
+
+
+def mappings(value):
+    """All mappings in a value, itself too."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(each)
 
 
 def test_the_examples_that_the_documentation_shows_are_there():

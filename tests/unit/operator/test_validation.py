@@ -245,6 +245,16 @@ def test_null_is_the_same_as_leaving_a_field_with_a_default_out_as_on_the_server
     assert read_study(nulled).spec == read_study(bare).spec
 
 
+def test_so_it_is_within_lists():
+    """`hpo validate` refused `goal: null` and `weight: null`, which the API server takes."""
+    terms = {"terms": [{"parameter": "x"}], "max": 1}
+    bare = manifest(REPORT, objectives=[{"metric": "loss"}], parameterConstraints=[terms])
+    nulled = copy.deepcopy(bare)
+    nulled["spec"]["objectives"][0] |= {"goal": None, "aggregate": None}
+    nulled["spec"]["parameterConstraints"][0]["terms"][0]["weight"] = None
+    assert read_study(nulled).spec == read_study(bare).spec
+
+
 def test_a_parameter_may_be_called_y_and_a_note_says_that_kubectl_needs_quotes(tmp_path, capsys):
     study = manifest(REPORT)
     study["spec"]["parameters"] = [x(), {"name": "SECOND", "float": {"min": 0, "max": 1}}]

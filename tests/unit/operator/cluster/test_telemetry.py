@@ -9,11 +9,17 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+from hpo_operator import conditions as c
+from hpo_operator.cluster.client import JOBS, PODS, TRIALS, Client
 from hpo_operator.cluster.controller import Controller
 from hpo_operator.cluster.informer import SILENT_SECONDS, Watches
+from hpo_operator.cluster.kinds import WorkloadKind
 from hpo_operator.cluster.queue import WorkQueue
-from hpo_operator.cluster.telemetry import STUCK_SECONDS, serve
+from hpo_operator.cluster.store import Store
+from hpo_operator.cluster.telemetry import STUCK_SECONDS, StoreCollector, serve
 from prometheus_client import CollectorRegistry
+
+from tests.unit.operator.builders import TrialBuilder, a_ledger, a_study, a_trial
 
 
 def health(
@@ -67,6 +73,11 @@ def test_a_dead_watch_of_one_namespace_is_not_hidden_by_a_living_one_of_another(
     assert said["reason"].startswith("the watch of pods in namespace b has said nothing for ")
 
 
+def test_a_dead_watch_of_Volcanos_Jobs_is_not_hidden_by_a_living_one_of_Kubernetes() -> None:
+    kinds = (JOBS, WorkloadKind(api_version="batch.volcano.sh/v1alpha1", kind="Job").served, TRIALS, PODS)
+    assert [each.resource for each in kinds] == ["jobs", "jobs.batch.volcano.sh", "trials", "pods"]
+
+
 def test_an_operator_in_which_a_Study_never_gets_its_turn_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     status, said = health(monkeypatch, waiting=STUCK_SECONDS + 1)
     assert (status, said) == (503, {"healthy": False, "reason": "a Study has waited for its turn for 301 s"})
@@ -75,3 +86,24 @@ def test_an_operator_in_which_a_Study_never_gets_its_turn_is_not_well(monkeypatc
 def test_an_operator_that_never_comes_back_from_a_look_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     status, said = health(monkeypatch, looked_at=STUCK_SECONDS + 1)
     assert (status, said) == (503, {"healthy": False, "reason": "a Study has been looked at for 301 s"})
+
+
+def finished(*trials: TrialBuilder) -> dict[str, float]:
+    """The Trials of a Study that have ended, by reason, as they are scraped."""
+    store, study = Store(), a_study().build()
+    store.study(None, {"metadata": {"namespace": "team-a", "name": "digits", "uid": "u", "resourceVersion": "1"}})
+    state = store.studies["u"]
+    state.study, state.ledger = study, a_ledger(study, *(each.build() for each in trials))
+    controller = cast(Controller, SimpleNamespace(store=store, queue=WorkQueue[str]()))
+    found = StoreCollector(controller, cast(Client, SimpleNamespace(requests={})), Watches()).collect()
+    (family,) = (each for each in found if each.name == "hpo_trials_finished")
+    return {sample.labels["reason"]: sample.value for sample in family.samples}
+
+
+def test_the_first_failures_of_a_Study_are_an_increase_since_each_reason_is_counted_from_0() -> None:
+    """Five failures between two scrapes raised no alert: a series that begins at 5 has never increased."""
+    before = finished(a_trial(0))
+    after = finished(*(a_trial(number).over(c.PROGRAM_FAILED) for number in range(5)), a_trial(5).completed(loss=0.5))
+    assert set(before.values()) == {0}
+    assert before.keys() == after.keys()
+    assert {reason: count for reason, count in after.items() if count} == {"ProgramFailed": 5, "Completed": 1}
