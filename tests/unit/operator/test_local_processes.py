@@ -3,12 +3,16 @@
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hpo_operator import conditions as c
+from hpo_operator.local import runner as local_runner
 from hpo_operator.local.runner import Interrupted
 
-from tests.unit.operator.local_studies import REPORT, Fork, alive, ended, wait_until
+from tests.unit.operator.builders import at
+from tests.unit.operator.local_studies import REPORT, Fork, Immediate, alive, ended, wait_until
 
 HANG = 'trap "" TERM; echo $$ >> pids; exec sleep 1000'
 
@@ -145,6 +149,33 @@ def test_a_program_that_the_interrupt_ended_before_it_had_a_session_of_its_own_i
     (laptop.folder / "first").mkdir(exist_ok=True)
     assert laptop.hpo("run") == 0
     assert laptop.reasons() == ["Completed"]
+
+
+def test_the_clock_of_a_study_that_made_no_progress_stands_still_from_the_interrupt_on_and_not_before(laptop, monkeypatch):
+    """It makes none since its algorithm fails: the time at which that began is not the one of the interrupt."""
+
+    class Failing(Immediate):
+        def poll(self):
+            return replace(super().poll(), proposals=(), error="It fails.")
+
+    now = at(0)
+
+    def interrupts(progress):
+        nonlocal now
+        if c.reason(progress.study.status.conditions, c.PROGRESSING) == c.ALGORITHM_ERROR:
+            now = at(100)
+            runner.interrupt()
+
+    monkeypatch.setattr(local_runner, "_now", lambda: now)
+    laptop.write(REPORT, limits={"maxTrials": 1, "deadlineSeconds": 10_000})
+    runner = laptop.runner(watch=interrupts)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_runner, "Consultant", Failing)
+        with pytest.raises(Interrupted):
+            runner.run()
+    now = at(1000)
+    assert laptop.hpo("run") == 0
+    assert laptop.recorded().status.start_time == at(900)
 
 
 def test_a_hanging_program_that_ignores_the_request_to_end_is_killed_after_its_timeout_and_grace_period(laptop):
