@@ -46,10 +46,10 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115  closed: None
-    arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
-        sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
     try:
+        arguments = _parser().parse_args(argv)
+        if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
+            sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except InvalidInput as error:

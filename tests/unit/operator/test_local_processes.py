@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,6 +282,20 @@ def test_never_do_two_runners_work_on_one_folder(laptop, capsys):
         assert "another runner works on this folder" in capsys.readouterr().err
     first.kill(signal.SIGTERM)
     assert first.code() == 130
+
+
+def test_an_interrupt_while_modules_are_imported_ends_the_command_without_a_traceback(laptop):
+    """A module may make another error of the interrupt, as pydantic does."""
+    (laptop.folder / "pydantic.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    signal.pause()\n"
+        "except KeyboardInterrupt as error:\n"
+        "    raise ValueError('cannot be imported') from error\n"
+    )
+    path = os.pathsep.join([str(laptop.folder), *filter(None, sys.path)])
+    assert ended(laptop.start(env={**os.environ, "PYTHONPATH": path})) == (130, "", "")
 
 
 def test_the_command_in_a_process_of_its_own_exits_with_130_after_an_interrupt(laptop):
