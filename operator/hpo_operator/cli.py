@@ -6,6 +6,7 @@ Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was 
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
 import json
 import math
@@ -304,7 +305,14 @@ def _best(arguments: argparse.Namespace) -> int:
     if arguments.output == "env":
         import shlex
 
-        print("\n".join(f"{parameter_variable(pair.name)}={shlex.quote(pair.value)}" for pair in best.parameters))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding=sys.getfilesystemencoding())  # as programs have their variables
+        try:
+            print("\n".join(f"{parameter_variable(pair.name)}={shlex.quote(pair.value)}" for pair in best.parameters))
+        except UnicodeEncodeError as error:
+            lacking, known = error.object[error.start : error.end], error.encoding
+            print(f"error: '{lacking}': cannot be written in this locale's encoding ({known}). Use -o json.", file=sys.stderr)
+            return FAILED
     elif arguments.output == "text":
         metrics = ", ".join(f"{pair.name} = {pair.value}" for pair in best.metrics)
         print("\n".join([f"Trial {best.number}: {metrics}", *(f"  {pair.name} = {pair.value}" for pair in best.parameters)]))
@@ -367,7 +375,8 @@ def _print_values(values: Any, output: str) -> None:
         return
     import yaml
 
-    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+    any_character = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"  # what others have may be read as other ones
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=any_character), end="")
 
 
 @contextmanager

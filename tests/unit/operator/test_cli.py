@@ -322,6 +322,36 @@ def test_the_best_parameters_can_be_had_in_every_form(done, capfd):
     assert shell.stdout.strip().split("|") == [values["x"], values["layers"], values["kind-of.net"]]
 
 
+@pytest.fixture(scope="module")
+def in_japanese(tmp_path_factory):
+    """The results of a Study whose best has a value that few encodings have."""
+    laptop = Laptop(tmp_path_factory.mktemp("japanese"))
+    laptop.write(REPORT, parameters=[{"name": "kind", "categorical": {"choices": ["日本é"]}}], limits={"maxTrials": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        without_a_worker(patch)
+        assert laptop.hpo("run") == 0
+    return laptop.results
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_best_parameters_read_back_as_they_are_whatever_the_encoding_of_the_output(in_japanese, encoding):
+    def said(output):
+        command = [sys.executable, "-m", "hpo", "best", in_japanese, "-o", output]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONIOENCODING": encoding}).stdout
+
+    assert yaml.safe_load(said("yaml").decode(encoding)) == {"kind": "日本é"}
+    script = said("env") + b'printf %s "$HPO_PARAM_KIND"'
+    assert subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True).stdout == os.fsencode("日本é")
+
+
+def test_a_value_that_no_variable_can_hold_where_it_is_printed_is_said_to_be_one(in_japanese):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code, out, err = run("best", in_japanese, "-o", "env", env={**os.environ, **ascii_only})
+    assert (code, out) == (1, "")
+    assert "cannot be written in this locale's encoding (ascii). Use -o json." in err
+    assert "Traceback" not in err
+
+
 def test_a_study_without_a_result_has_no_best(laptop, capsys):
     laptop.write("exit 1", limits={"maxTrials": 1})
     assert laptop.hpo("run") == 1
