@@ -187,6 +187,28 @@ def test_a_hanging_program_that_ignores_the_request_to_end_is_killed_after_its_t
     assert not any(map(alive, pids(laptop)))
 
 
+def test_the_calls_of_a_search_within_a_trial_end_with_it(laptop):
+    """They have sessions, logs and a Study of their own, and when the program is ended first they descend from it no more."""
+    command = laptop.script(
+        "train.py",
+        """
+        import os, time
+        from hpo_operator import tune
+        def hang(x):
+            open("pids", "a").write(f"{os.getpid()}\\n")
+            time.sleep(1000)
+        space = {"x": {"float": {"min": 0, "max": 1}}}
+        tune(hang, space, trials=2, parallelism=2, progress=False, algorithm="random", results="inner")
+        """,
+    )
+    laptop.write(command, limits={"maxTrials": 1}, container={"env": [{"name": "TMPDIR", "value": str(laptop.folder)}]})
+    runner = laptop.fork()
+    wait_until(lambda: len(pids(laptop)) == 2, "the inner search runs")
+    runner.kill(signal.SIGINT)
+    assert runner.code() == 130
+    assert not any(map(alive, pids(laptop)))
+
+
 def test_what_a_program_leaves_running_ends_with_it(laptop):
     laptop.write(
         f": > pids; sh -c '{HANG}' & setsid sh -c '{HANG}' & while [ $(wc -l < pids) -lt 2 ]; do sleep 0.01; done; {REPORT}",
