@@ -161,6 +161,7 @@ DAMAGES = {
     "no format": (damaged("study.json", lambda d: d.pop("format")), "has no format, this version reads 1"),
     "no spec": (damaged("study.json", lambda d: d.pop("spec")), "study.json: spec: Field required"),
     "a Study lost": (lambda laptop: (laptop.results / "study.json").unlink(), "holds trials but no study.json"),
+    "no seed": (damaged("study.json", lambda d: d["status"].pop("seed")), "study.json: status.seed: Field required"),
     "a Trial cut short": (
         lambda laptop: (laptop.results / "trials/0001/trial.json").write_text('{"apiVersion": "hpo'),
         "trials/0001/trial.json: is not JSON",
@@ -203,6 +204,16 @@ def test_results_that_were_damaged_are_refused_by_name(laptop, capsys, damage):
     if "lost" not in damage:
         assert laptop.hpo("trials", laptop.results) == 2
         assert laptop.hpo("best", laptop.results) == 2
+
+
+@pytest.mark.parametrize("command", ["trials", "best", "lineage"])
+def test_results_without_the_folder_of_trials_are_refused_by_name(laptop, capsys, command):
+    laptop.write(REPORT)
+    assert laptop.hpo("run") == 0
+    shutil.rmtree(laptop.results / "trials")
+    assert laptop.hpo(command, laptop.results) == 2
+    assert f"{laptop.results}/trials: cannot be read: No such file or directory." in capsys.readouterr().err
+    (laptop.results / "trials").mkdir()
 
 
 def test_folders_that_are_no_trials_are_left_alone(laptop):
