@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import io
 import json
 import math
@@ -26,6 +27,7 @@ from hpo_operator.validation import notes, read_study
 
 SUCCEEDED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 BEST_SHOWN = 10
+UNPRINTABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 WIDTH = 160  # of tables where there is no terminal
 
 DESCRIPTION = """\
@@ -46,7 +48,8 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115  closed: None
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  closed: None
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         arguments = _parser().parse_args(argv)
         if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
@@ -62,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence()
         return SUCCEEDED
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNPRINTABLE:
+            raise
+        _silence()
+        print(f"error: the result could not be printed: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

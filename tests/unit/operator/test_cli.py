@@ -192,6 +192,22 @@ def test_an_output_that_cannot_be_written_does_not_change_how_the_study_ends(lap
     assert laptop.ended() == "MaxTrialsReached"
 
 
+@pytest.mark.parametrize("words", [["best"], ["best", "-o", "yaml"], ["best", "-o", "json"], ["trials"]], ids=" ".join)
+def test_a_result_that_cannot_be_written_is_an_error_and_no_traceback(done, words):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "hpo", *words, done.results]
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "error: the result could not be printed: No space left on device\n")
+
+
+def test_a_closed_standard_input_holds_nothing(tmp_path):
+    code, _, err = run("lineage", "-", preexec_fn=lambda: os.close(0))
+    assert code == 2
+    assert err.startswith("error: standard input: is empty.")
+
+
 def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
     kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
     laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])
