@@ -208,6 +208,23 @@ def test_a_closed_standard_input_holds_nothing(tmp_path):
     assert err.startswith("error: standard input: is empty.")
 
 
+def test_a_terminal_that_cannot_redraw_gets_lines(laptop):
+    laptop.write(REPORT, limits={"maxTrials": 1})
+    ours, theirs = pty.openpty()
+    process = laptop.start(stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "dumb"})
+    os.close(theirs)
+    shown = ""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk.decode(errors="replace")
+    except OSError:  # its other end was closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(60) == 0
+    assert "[1/1] Trial 0: Completed" in shown
+
+
 def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
     kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
     laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])
