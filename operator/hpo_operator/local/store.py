@@ -86,13 +86,13 @@ class Store:
         """All Trials of the folder by number. Raises StoreError for one that cannot be read, or is another Study's."""
         folder = self.root / "trials"
         try:
-            names = os.listdir(folder)
+            known = [(number, self.folder(number) / "trial.json") for number in map(int, filter(str.isdecimal, os.listdir(folder)))]
+            # Where there is none, a runner was killed before it had recorded this Trial, which nobody has seen yet.
+            known = sorted((number, path) for number, path in known if path.exists())
         except OSError as error:
-            raise StoreError(f"{folder}: cannot be read: {error.strerror}. {CHANGED}") from None
-        for number in sorted(int(name) for name in names if name.isdecimal()):
-            path = self.folder(number) / "trial.json"
-            if not path.exists():
-                continue  # a runner was killed before it had recorded this Trial, which nobody has seen yet
+            remedy = "Check its permissions, or restore it."
+            raise StoreError(f"{error.filename}: cannot be read: {error.strerror}. {remedy}") from None
+        for number, path in known:
             trial: Trial = read(path, Trial)
             if trial.spec.number != number or trial.spec.study_ref.uid != uid:
                 owner = f"Trial {trial.metadata.name} of the Study with uid {trial.spec.study_ref.uid or '(none)'}"
@@ -203,9 +203,13 @@ def set_aside(root: Path) -> Path | None:
 
     Raises StoreError when a runner works on it, or when it is no results folder.
     """
-    if not root.is_dir() or not any(root.iterdir()):
-        return None
-    if not (root / "study.json").exists():
+    try:
+        if not root.is_dir() or not any(root.iterdir()):
+            return None
+        is_run = (root / "study.json").exists()
+    except OSError as error:
+        raise StoreError(f"{root}: cannot be read: {error.strerror}. Name another folder with --results.") from None
+    if not is_run:
         raise StoreError(f"{root}: holds no results of a Study, and is not touched. Name another folder with --results.")
     lock = _locked(root)
     try:

@@ -152,6 +152,14 @@ def damaged(name, change):
     return damage
 
 
+NO_NAME = "x" * 300  # the system can look at no such path, as at one whose folder is somebody else's
+
+
+def out_of_reach(laptop):
+    shutil.rmtree(laptop.results / "trials" / "0001")
+    (laptop.results / "trials" / "0001").symlink_to(NO_NAME)
+
+
 def foreign(laptop):
     shutil.copytree(laptop.results / "trials" / "0000", laptop.results / "trials" / "0007")
 
@@ -182,6 +190,7 @@ DAMAGES = {
         damaged("trials/0001/trial.json", lambda d: d["spec"].pop("parameters")),
         "trials/0001/trial.json: spec.parameters: Field required",
     ),
+    "a Trial out of reach": (out_of_reach, "trials/0001/trial.json: cannot be read: File name too long."),
     "a Trial twice": (foreign, "trials/0007/trial.json: holds Trial tiny-0"),
     "a Trial of another Study": (
         damaged("trials/0001/trial.json", lambda d: d["spec"]["studyRef"].update(uid="6f2c")),
@@ -214,6 +223,14 @@ def test_results_without_the_folder_of_trials_are_refused_by_name(laptop, capsys
     assert laptop.hpo(command, laptop.results) == 2
     assert f"{laptop.results}/trials: cannot be read: No such file or directory." in capsys.readouterr().err
     (laptop.results / "trials").mkdir()
+
+
+@pytest.mark.parametrize("words", [["lineage"], ["replay", "study.json", "--of"], ["run", "--fresh", "--results"]], ids=" ".join)
+def test_results_that_cannot_be_looked_at_are_refused_by_name(laptop, capsys, monkeypatch, words):
+    monkeypatch.chdir(laptop.folder)
+    laptop.write(REPORT)
+    assert laptop.hpo(*words, NO_NAME) == 2
+    assert "File name too long" in capsys.readouterr().err
 
 
 def test_folders_that_are_no_trials_are_left_alone(laptop):
