@@ -7,7 +7,8 @@ import shutil
 import subprocess
 
 import pytest
-from hpo_operator.local import processes
+from hpo_operator.consultant import Consultant
+from hpo_operator.local import processes, runner
 from hpo_operator.local.store import Store
 
 from tests.unit.operator.local_studies import REPORT
@@ -231,6 +232,19 @@ def test_results_that_cannot_be_looked_at_are_refused_by_name(laptop, capsys, mo
     laptop.write(REPORT)
     assert laptop.hpo(*words, NO_NAME) == 2
     assert "File name too long" in capsys.readouterr().err
+
+
+def test_an_algorithm_whose_process_cannot_be_started_ends_the_run_with_a_clear_message(laptop, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "Consultant", Consultant)
+    log = laptop.results / "algorithm.log"
+    for trials in (1, 2):  # of a new Study it is started at once, of one that had ended when it is asked
+        laptop.write(REPORT, limits={"maxTrials": trials})
+        log.mkdir(parents=True)
+        assert laptop.hpo("run") == 1
+        assert f"The algorithm's process cannot be started: {log}: Is a directory. Nothing" in capsys.readouterr().err
+        log.rmdir()
+        assert laptop.hpo("run") == 0
+        log.unlink()
 
 
 def test_folders_that_are_no_trials_are_left_alone(laptop):
