@@ -222,6 +222,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     number = best_number(study) if arguments.trial is None else arguments.trial
     again = replaying(study, trials, number)
     beside = source if source.is_dir() else here
+    if beside.name in ("", ".."):  # as . and .. end, which are no names
+        beside = Path(os.path.abspath(beside))
     results: Path = arguments.results or beside.with_name(f"{beside.name}-replay")
     code = _run_here(again, [], results, arguments)
     if code == SUCCEEDED and arguments.output == "text":
