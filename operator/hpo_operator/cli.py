@@ -6,6 +6,8 @@ Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was 
 from __future__ import annotations
 
 import argparse
+import codecs
+import errno
 import io
 import json
 import math
@@ -25,6 +27,7 @@ from hpo_operator.validation import notes, read_study
 
 SUCCEEDED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 BEST_SHOWN = 10
+UNPRINTABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 WIDTH = 160  # of tables where there is no terminal
 
 DESCRIPTION = """\
@@ -45,11 +48,12 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115  closed: None
-    arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
-        sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  closed: None
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
+        arguments = _parser().parse_args(argv)
+        if isinstance(sys.stdout, io.TextIOWrapper) and getattr(arguments, "output", "") == "text":
+            sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except InvalidInput as error:
@@ -61,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence()
         return SUCCEEDED
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNPRINTABLE:
+            raise
+        _silence()
+        print(f"error: the result could not be printed: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
@@ -212,6 +222,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     number = best_number(study) if arguments.trial is None else arguments.trial
     again = replaying(study, trials, number)
     beside = source if source.is_dir() else here
+    if beside.name in ("", ".."):  # as . and .. end, which are no names
+        beside = Path(os.path.abspath(beside))
     results: Path = arguments.results or beside.with_name(f"{beside.name}-replay")
     code = _run_here(again, [], results, arguments)
     if code == SUCCEEDED and arguments.output == "text":
@@ -304,7 +316,14 @@ def _best(arguments: argparse.Namespace) -> int:
     if arguments.output == "env":
         import shlex
 
-        print("\n".join(f"{parameter_variable(pair.name)}={shlex.quote(pair.value)}" for pair in best.parameters))
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding=sys.getfilesystemencoding())  # as programs have their variables
+        try:
+            print("\n".join(f"{parameter_variable(pair.name)}={shlex.quote(pair.value)}" for pair in best.parameters))
+        except UnicodeEncodeError as error:
+            lacking, known = error.object[error.start : error.end], error.encoding
+            print(f"error: '{lacking}': cannot be written in this locale's encoding ({known}). Use -o json.", file=sys.stderr)
+            return FAILED
     elif arguments.output == "text":
         metrics = ", ".join(f"{pair.name} = {pair.value}" for pair in best.metrics)
         print("\n".join([f"Trial {best.number}: {metrics}", *(f"  {pair.name} = {pair.value}" for pair in best.parameters)]))
@@ -367,7 +386,8 @@ def _print_values(values: Any, output: str) -> None:
         return
     import yaml
 
-    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+    any_character = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"  # what others have may be read as other ones
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=any_character), end="")
 
 
 @contextmanager

@@ -125,12 +125,14 @@ def put(
     message: str,
     now: datetime,
     generation: int | None = None,
-    *,
-    anew: bool = False,
 ) -> tuple[Condition, ...]:
-    """The conditions with one of them set. Its time of transition moves only when its status does, or is said to be set `anew`."""
+    """The conditions with one of them set. Its time of transition moves only when its status does, or with a suspension.
+
+    A deadline's clock stands still from the suspension on, though the Study may have made no progress before it either.
+    """
     old = condition(conditions, type_)
-    since = old.last_transition_time if old and old.status == status and not anew else now
+    stays = old is not None and old.status == status and (reason != SUSPENDED or old.reason == SUSPENDED)
+    since = old.last_transition_time if old is not None and stays else now
     new = Condition(
         type=type_,
         status=status,

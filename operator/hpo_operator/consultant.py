@@ -48,6 +48,10 @@ class _Asked:
     failure: str = ""
 
 
+class NoWorker(OSError):
+    """The system gives no process, or no log for it; the message says why."""
+
+
 class Consultant:
     """Asks a Study's algorithm without waiting for it: `ask`, then `poll` until it gives a Consultation.
 
@@ -150,17 +154,20 @@ class Consultant:
     def _start(self) -> None:
         # Threads of the linear algebra library would fight over the cores with the Trials themselves.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with contextlib.ExitStack() as stack:
-            errors = stack.enter_context(open(self._log, "ab")) if self._log is not None else None
-            self._worker = subprocess.Popen(
-                WORKER,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **single},
-                start_new_session=True,  # an interrupt at the keyboard is the runner's to handle
-                bufsize=0,
-            )
+        try:
+            with contextlib.ExitStack() as stack:
+                errors = stack.enter_context(open(self._log, "ab")) if self._log is not None else None
+                self._worker = subprocess.Popen(
+                    WORKER,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env={**os.environ, **single},
+                    start_new_session=True,  # an interrupt at the keyboard is the runner's to handle
+                    bufsize=0,
+                )
+        except OSError as error:
+            raise NoWorker(": ".join(filter(None, (error.filename and str(error.filename), error.strerror)))) from error
         assert self._worker.stdin is not None and self._worker.stdout is not None
         for pipe in (self._worker.stdin, self._worker.stdout):
             os.set_blocking(pipe.fileno(), False)

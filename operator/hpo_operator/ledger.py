@@ -10,7 +10,7 @@ import bisect
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 import hpo_algorithms as algorithms
@@ -236,9 +236,6 @@ class Ledger:
     def history(self) -> list[algorithms.Trial]:
         """All Trials that algorithms see, by number. Those that were canceled or deleted leave holes."""
         return [self._views[number] for number in sorted(self._views)]
-
-    def __iter__(self) -> Iterator[Trial]:
-        return (self.trials[number] for number in sorted(self.trials))
 
     def _show(self, number: int, trial: Trial) -> None:
         self._views.pop(number, None)

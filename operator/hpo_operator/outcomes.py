@@ -73,6 +73,11 @@ def metrics_wanted(spec: StudySpec) -> list[str]:
     return [*dict.fromkeys([*(o.metric for o in spec.objectives), *(o.metric for o in spec.constraints)])]
 
 
+def is_complete(report: Report | None, wanted: Iterable[str]) -> bool:
+    """Whether a report has all metrics that are wanted, or says that there can be none."""
+    return report is not None and (report.infeasible is not None or all(name in report.metrics for name in wanted))
+
+
 def objective_value(objective: Objective, metric: Aggregates) -> float:
     """The value that counts for an objective: its last, or its best."""
     if objective.aggregate == "Last":

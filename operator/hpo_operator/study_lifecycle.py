@@ -69,9 +69,8 @@ def status_of(view: View, ending: str) -> StudyStatus:
     over = succeeded[0] != "Unknown"
     found = c.put(old.conditions, c.ACCEPTED, *_accepted(view), now, generation)
     progress = _progress(view, running, over)
-    suspended, was_suspended = (each == c.SUSPENDED for each in (progress[1], c.reason(old.conditions, c.PROGRESSING)))
-    # The clock stands still from the suspension on, though the Study may have made no progress before it either.
-    found = c.put(found, c.PROGRESSING, *progress, now, generation, anew=suspended and not was_suspended)
+    stays_suspended = progress[1] == c.reason(old.conditions, c.PROGRESSING) == c.SUSPENDED
+    found = c.put(found, c.PROGRESSING, *progress, now, generation)
     if view.metrics is not None and not over:
         found = c.put(found, c.METRICS_AVAILABLE, *view.metrics, now, generation)
     found = c.put(found, c.SUCCEEDED, *succeeded, now, generation)
@@ -88,7 +87,7 @@ def status_of(view: View, ending: str) -> StudyStatus:
         update={
             **stands,
             "seed": old.seed if old.seed is not None else study.spec.seed,
-            "start_time": old.start_time if suspended and was_suspended else _start(view),
+            "start_time": old.start_time if stays_suspended else _start(view),
             "completion_time": now if over else None,
             "estimated_completion_time": estimate,
             "left": old.left if estimate == old.estimated_completion_time else _duration(estimate, now),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 USAGE = """\
@@ -16,6 +19,7 @@ trials, best) come with another package:  pip install hpo-operator
 
 # Where a distribution registers a function that takes the arguments and returns the exit code.
 GROUP, NAME = "hpo.commands", "main"
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from hpo._exec import main as exec_main
 
         return exec_main(arguments[1:])
-    command = _command_of_the_operator()
+    with _interruptible_imports():
+        command = _command_of_the_operator()
     if command is not None:
         return command(arguments)
     if arguments in (["-h"], ["--help"]):
@@ -36,6 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         sys.stderr.write(f"hpo: the command {arguments[0]!r} needs another package: pip install hpo-operator\n")
     return 2
+
+
+@contextmanager
+def _interruptible_imports() -> Iterator[None]:
+    """An interrupt ends the process, which has nothing to end yet: some modules make another error of a KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, as nohup sets it, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _command_of_the_operator() -> Callable[[list[str]], int] | None:

@@ -16,7 +16,7 @@ from typing import Any
 from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, End, WorkloadKind, conditions_of, time_of
 from hpo_operator.cluster.rendering import RESTORING, reporting_container
-from hpo_operator.outcomes import metrics_wanted
+from hpo_operator.outcomes import is_complete, metrics_wanted
 from hpo_operator.reports import (
     DONOR_UNAVAILABLE_EXIT_CODE,
     INFEASIBLE_EXIT_CODE,
@@ -98,15 +98,17 @@ def observe(
     return _failed(base, end, counting, pods_listed)
 
 
-def observe_job(spec: StudySpec, job: Object | None, pods: Iterable[Object]) -> Workload:
-    """A Trial's Job and its pods as they are known now."""
-    return observe(spec, JOB, job, pods)
-
-
 def reference(workload: Object) -> WorkloadRef:
     """The reference to an object that stands in a Trial's status."""
     metadata = workload["metadata"]
     return WorkloadRef(api_version=workload["apiVersion"], kind=workload["kind"], name=metadata["name"], uid=metadata["uid"])
+
+
+def completion_index(pod: Object) -> str | None:
+    """A pod's index, in a Job whose pods have one."""
+    metadata = pod["metadata"]
+    found: str | None = (metadata.get("labels") or {}).get(_INDEX) or (metadata.get("annotations") or {}).get(_INDEX)
+    return found
 
 
 def gpus_of(pod: Object) -> int:
@@ -129,7 +131,7 @@ class _Pod:
         metadata, status = pod["metadata"], pod.get("status") or {}
         self.name: str = metadata["name"]
         self.labels: Object = metadata.get("labels") or {}
-        self.index: str | None = self.labels.get(_INDEX) or (metadata.get("annotations") or {}).get(_INDEX)
+        self.index = completion_index(pod)
         self.created = time_of(metadata.get("creationTimestamp"))
         self.phase: str = status.get("phase", "Pending")
         self.gone = bool(pod.get(GONE))
@@ -154,9 +156,7 @@ class _Pod:
         self.report = final_message(self._last.get("message") or "")
         told, copied = (final_weights(each.get("message") or "") for each in (self._last, restored))
         self.weights = Weights(told.saved or copied.saved, told.restored or copied.restored)
-        self.reports_all = self.report is not None and (
-            self.report.infeasible is not None or all(metric in self.report.metrics for metric in metrics_wanted(spec))
-        )
+        self.reports_all = is_complete(self.report, metrics_wanted(spec))
         self.started = self._by_node((states.get(name, {}).get("running") or self._last).get("startedAt"))
         self.finished = self._by_node(self._last.get("finishedAt"))
         self.gpus = gpus_of(pod)

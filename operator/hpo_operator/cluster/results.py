@@ -11,6 +11,7 @@ from typing import Any
 
 from hpo_operator.cluster import logs
 from hpo_operator.cluster.client import Client, RequestFailed
+from hpo_operator.cluster.observing import completion_index
 from hpo_operator.cluster.prometheus import Answer, Prometheus, Run, SourceFailed
 from hpo_operator.cluster.sources import is_scraped
 from hpo_operator.cluster.store import Live, Store, StudyState
@@ -24,7 +25,6 @@ QUESTIONS = 8  # to the source at the same time
 LOG_LINES = 10_000  # the end of a log that is searched for a pattern
 LOGS = 2  # searched at the same time
 LOG_TRIES = 5
-COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 LOG_RETRY_SECONDS = 2.0  # doubled with each try
 
 
@@ -199,14 +199,8 @@ def reporting_pods(state: StudyState, number: int) -> list[dict[str, Any]]:
     reporter = state.study.spec.template.reporter
     selector = (reporter.pod_selector if reporter else None) or {}
     pods = [p for p in state.pods.get(number, {}).values() if selector.items() <= (p["metadata"].get("labels") or {}).items()]
-    pods.sort(key=lambda each: (_index(each) == "0", str(each["metadata"].get("creationTimestamp"))), reverse=True)
+    pods.sort(key=lambda each: (completion_index(each) == "0", str(each["metadata"].get("creationTimestamp"))), reverse=True)
     return [each for each in pods if each["status"].get("phase") != "Failed" and not each.get("gone")] or pods[:1]
-
-
-def _index(pod: dict[str, Any]) -> str | None:
-    metadata = pod["metadata"]
-    found: str | None = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}.get(COMPLETION_INDEX)
-    return found
 
 
 def _names(state: StudyState, number: int) -> list[str]:

@@ -27,7 +27,7 @@ from hpo_operator.cluster.rendering import NUMBER_LABEL, STUDY_UID_LABEL, report
 from hpo_operator.cluster.sources import UNCONFIGURED, Source
 from hpo_operator.consultant import Consultant
 from hpo_operator.ledger import Ledger
-from hpo_operator.outcomes import metrics_wanted
+from hpo_operator.outcomes import is_complete, metrics_wanted
 from hpo_operator.places import count_waiting
 from hpo_operator.planner import Cleanup, Consultation, MaxPending, Refusal, View
 from hpo_operator.reports import Report
@@ -398,24 +398,20 @@ def with_results(state: StudyState, number: int, workload: Workload) -> Workload
     if workload.awaiting:
         return replace(workload, curve=live.curve)  # its last words may still come, and go first
     wanted, report, source = metrics_wanted(spec), workload.report, workload.source
-    if not _is_complete(report, wanted) and number in state.logged:
+    if not is_complete(report, wanted) and number in state.logged:
         report, source = state.logged[number], "Log"
     awaiting = False
-    if not _is_complete(report, wanted) and workload.phase is Phase.SUCCEEDED and not workload.disrupted:
+    if not is_complete(report, wanted) and workload.phase is Phase.SUCCEEDED and not workload.disrupted:
         interval = timedelta(seconds=spec.metrics.interval_seconds)
         log_due = spec.metrics.logs is not None and number not in state.logs_read
         awaiting = log_due or state.source.has_more(workload.finished, interval)
-    if not awaiting and not _is_complete(report, wanted) and live.report is not None:
+    if not awaiting and not is_complete(report, wanted) and live.report is not None:
         report, source = live.report, "Prometheus"
-    if workload.phase is Phase.SUCCEEDED and not awaiting and not _is_complete(report, wanted):
+    if workload.phase is Phase.SUCCEEDED and not awaiting and not is_complete(report, wanted):
         workload = replace(workload, message=state.source.excuse())
-    if _is_complete(report, wanted) and workload.disrupted and workload.reason == c.RESULT_LOST:
+    if is_complete(report, wanted) and workload.disrupted and workload.reason == c.RESULT_LOST:
         workload = replace(workload, disrupted=False, reason="", message="")  # it is lost with the pod, but not to us
     return replace(workload, report=report, source=source, curve=live.curve, awaiting=awaiting)
-
-
-def _is_complete(report: Report | None, wanted: list[str]) -> bool:
-    return report is not None and (report.infeasible is not None or all(name in report.metrics for name in wanted))
 
 
 async def list_everything(client: Client, store: Store, state: StudyState, kind: Kind, ledger: Ledger) -> None:

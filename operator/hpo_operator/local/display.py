@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -64,7 +65,7 @@ def display_for(output: str, quiet: bool) -> Display:
     stream = sys.stderr if output == "json" else sys.stdout
     if quiet or stream is None:  # None where it was closed before Python began
         return Display()
-    if not stream.isatty():
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":  # where nothing can be redrawn
         return LineDisplay(stream)
     from hpo_operator.local.live import LiveDisplay
 

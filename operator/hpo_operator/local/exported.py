@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ def open_run(where: Path) -> tuple[Study, list[Trial]]:
     """
     if str(where) == STDIN:
         return exported(read_stream(sys.stdin.buffer, "standard input", TIMES), "standard input")
-    if where.is_file():
+    if os.path.exists(where) and not os.path.isdir(where):  # a pipe, too, as a shell's <(…)
         return exported(read_file(where, TIMES), str(where))
     return open_for_reading(where)
 

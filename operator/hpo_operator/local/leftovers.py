@@ -2,7 +2,8 @@
 
 A process is a Trial's when it is the one that stands in the Trial's folder, is in its session, carries the Study's uid in its
 environment, writes into the Trial's log, or descends from one of these. One mark alone would not do: a program may leave its
-session, hide its environment (many set their title there), or send its output elsewhere.
+session, hide its environment (many set their title there), or send its output elsewhere. A program that runs a Study of its own
+passes its marks on to the Trials of that one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 RECORD = "process.json"
 LOG = "log.txt"
+OUTER_TRIALS = "HPO_OUTER_TRIALS"  # the variable with the Trials that a Trial's program runs within, as "<uid>/<number> …"
 
 
 def remember(folder: Path, pid: int) -> None:
@@ -28,6 +30,12 @@ def forget(folder: Path) -> None:
     """A Trial's process has ended, with all its group."""
     with contextlib.suppress(OSError):
         os.unlink(folder / RECORD)
+
+
+def trials_of(variables: Mapping[str, str]) -> str:
+    """The Trials that a process with these variables is part of, as OUTER_TRIALS has them."""
+    own = f"{variables['HPO_STUDY_UID']}/{variables.get('HPO_TRIAL_NUMBER', '')}" if "HPO_STUDY_UID" in variables else ""
+    return f"{variables.get(OUTER_TRIALS, '')} {own}".strip()
 
 
 def end_leftovers(uid: str, folders: Iterable[Path], spared: Collection[int] = (), patience: float = 10.0) -> list[int]:
@@ -96,11 +104,8 @@ def _leader(folder: Path) -> int | None:
 
 
 def _carries(process: object, uid: str, spared: Collection[int]) -> bool:
-    variables = process.environ()  # type: ignore[attr-defined]
-    if variables.get("HPO_STUDY_UID") != uid:
-        return False
-    number: str = variables.get("HPO_TRIAL_NUMBER", "")
-    return not (number.isdecimal() and int(number) in spared)
+    places = (each.partition("/") for each in trials_of(process.environ()).split())  # type: ignore[attr-defined]
+    return any(study == uid and not (number.isdecimal() and int(number) in spared) for study, _, number in places)
 
 
 def _writes_to(pid: int, logs: set[str]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from hpo_algorithms import Fault
 
 from hpo_operator.environment import expanded, is_ours
+from hpo_operator.local.leftovers import OUTER_TRIALS, trials_of
 from hpo_operator.resources import StudySpec
 from hpo_operator.validation import InvalidStudy
 
@@ -87,6 +88,8 @@ class Program:
             variables[name] = expanded(value, variables)
         # What says which Trial *this* process is part of, if it is, would be taken for the Trial's own.
         inherited = {name: value for name, value in os.environ.items() if not is_ours(name)}
+        if outer := trials_of(os.environ):  # which is only to end this one with it
+            inherited[OUTER_TRIALS] = outer
         environment = {**inherited, "PATH": _search_path(), **dict(self.surroundings), **variables}
         return [expanded(word, variables) for word in self.command], environment
 

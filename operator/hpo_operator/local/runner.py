@@ -9,8 +9,8 @@ import secrets
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from hpo_algorithms import AlgorithmsError, Fault
 from hpo_algorithms.registry import stops_early
 
 from hpo_operator import conditions as c
-from hpo_operator.consultant import Consultant
+from hpo_operator.consultant import Consultant, NoWorker
 from hpo_operator.environment import trial_environment
 from hpo_operator.ledger import Ledger, is_terminal
 from hpo_operator.local.earlier import earlier_runs, refuse_unnamed
@@ -139,7 +139,7 @@ class LocalRunner:
         Raises StoreError when the folder cannot be used or written, InvalidStudy when an earlier Study
         is not found, AlgorithmFailed, and Interrupted after `interrupt`.
         """
-        with ExitStack() as stack:
+        with ExitStack() as stack, _said_as_the_machine_s_fault():
             self._store, self._study = Store.open(self._results, self._asked_for, secrets.randbelow(2**31))
             stack.callback(self._store.close)
             spec, status = self._study.spec, self._study.status
@@ -317,6 +317,15 @@ class LocalRunner:
         if self._failures >= ALGORITHM_TRIES:
             remedy = "Name another algorithm or schedule with --fresh, or mend it and run the same command again."
             raise AlgorithmFailed(f"The algorithm cannot go on: {answer.error}. {self._results / ALGORITHM_LOG} has more. {remedy}")
+
+
+@contextmanager
+def _said_as_the_machine_s_fault() -> Iterator[None]:
+    try:
+        yield
+    except NoWorker as error:
+        remedy = "Nothing that was recorded is lost: mend that and run the same command again."
+        raise RunBroken(f"The algorithm's process cannot be started: {error}. {remedy}") from None
 
 
 def _refuse_what_never_starts(study: Study) -> None:

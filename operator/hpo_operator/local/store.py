@@ -33,6 +33,7 @@ from hpo_operator.resources import Study, StudyStatus, Trial, TrialStatus
 FORMAT = 1
 MUTABLE = ("parallelism", "limits", "suspend", "workloadTTLSeconds")  # spec fields that may change during a Study
 SYNC_SECONDS = 1.0  # a Trial that took longer does not feel what it costs to wait for the disk
+CHANGED = "It was changed by hand, or written by another version."
 LOCK_SECONDS = 1.0  # a program that a killed runner was just starting holds the lock until it runs
 
 
@@ -83,14 +84,19 @@ class Store:
 
     def trials(self, uid: str) -> Iterator[Trial]:
         """All Trials of the folder by number. Raises StoreError for one that cannot be read, or is another Study's."""
-        for number in sorted(int(name) for name in os.listdir(self.root / "trials") if name.isdecimal()):
-            path = self.folder(number) / "trial.json"
-            if not path.exists():
-                continue  # a runner was killed before it had recorded this Trial, which nobody has seen yet
+        folder = self.root / "trials"
+        try:
+            known = [(number, self.folder(number) / "trial.json") for number in map(int, filter(str.isdecimal, os.listdir(folder)))]
+            # Where there is none, a runner was killed before it had recorded this Trial, which nobody has seen yet.
+            known = sorted((number, path) for number, path in known if path.exists())
+        except OSError as error:
+            remedy = "Check its permissions, or restore it."
+            raise StoreError(f"{error.filename}: cannot be read: {error.strerror}. {remedy}") from None
+        for number, path in known:
             trial: Trial = read(path, Trial)
             if trial.spec.number != number or trial.spec.study_ref.uid != uid:
                 owner = f"Trial {trial.metadata.name} of the Study with uid {trial.spec.study_ref.uid or '(none)'}"
-                raise StoreError(f"{path}: holds {owner}. It was put here by hand: move its folder out of {self.root / 'trials'}.")
+                raise StoreError(f"{path}: holds {owner}. It was put here by hand: move its folder out of {folder}.")
             yield trial
 
     def create(self, trial: Trial) -> Trial:
@@ -166,15 +172,18 @@ def read(path: Path, kind: type[Any]) -> Any:
     except (ValueError, RecursionError) as error:
         remedy = "It was damaged, or not written by this program: restore it, or name another folder."
         raise StoreError(f"{path}: is not JSON ({error}). {remedy}") from None
-    if kind is Study and isinstance(data, dict) and (found := data.pop("format", None)) != FORMAT:
-        stands = "no format" if found is None else f"format {found}"
+    if kind is Study and isinstance(data, dict) and (form := data.pop("format", None)) != FORMAT:
+        stands = "no format" if form is None else f"format {form}"
         raise StoreError(f"{path}: has {stands}, this version reads {FORMAT}. Use the version of hpo-operator that wrote it.")
     try:
-        return kind.model_validate_json(json.dumps(data))
+        found = kind.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise StoreError(f"{path}: {where}: {first['msg']}. It was changed by hand, or written by another version.") from None
+        raise StoreError(f"{path}: {where}: {first['msg']}. {CHANGED}") from None
+    if kind is Study and found.status.seed is None:
+        raise StoreError(f"{path}: status.seed: Field required. {CHANGED}")
+    return found
 
 
 def open_for_reading(root: Path) -> tuple[Study, list[Trial]]:
@@ -194,9 +203,13 @@ def set_aside(root: Path) -> Path | None:
 
     Raises StoreError when a runner works on it, or when it is no results folder.
     """
-    if not root.is_dir() or not any(root.iterdir()):
-        return None
-    if not (root / "study.json").exists():
+    try:
+        if not root.is_dir() or not any(root.iterdir()):
+            return None
+        is_run = (root / "study.json").exists()
+    except OSError as error:
+        raise StoreError(f"{root}: cannot be read: {error.strerror}. Name another folder with --results.") from None
+    if not is_run:
         raise StoreError(f"{root}: holds no results of a Study, and is not touched. Name another folder with --results.")
     lock = _locked(root)
     try:

@@ -13,26 +13,38 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hpo_algorithms import Fault, InvalidInput, Space
+from hpo_algorithms import AlgorithmsError, Fault, InvalidInput, Space
 from hpo_algorithms.parameters import Categorical, Float, Int, Ordinal, Parameter
 
 from hpo_operator.local.display import display_for
 from hpo_operator.local.function import FUNCTION
 from hpo_operator.local.program import GPU_RESOURCE
 from hpo_operator.local.results import Result, StudyFailed, Table
-from hpo_operator.local.runner import LocalRunner
+from hpo_operator.local.runner import AlgorithmFailed, LocalRunner
+from hpo_operator.local.store import RunBroken
 from hpo_operator.resources import API_VERSION, MAX_STUDY_NAME
-from hpo_operator.validation import is_endless, problem_of, read_study
+from hpo_operator.validation import InvalidStudy, is_endless, problem_of, read_study
 
 __all__ = ["InvalidFunction", "Result", "StudyFailed", "Table", "tune"]
 
 Named = str | Mapping[str, Any] | None
 GOALS = {"min": "Minimize", "minimize": "Minimize", "max": "Maximize", "maximize": "Maximize"}
+
+
+ARGUMENTS = {  # of `tune`, instead of the options of `hpo run` that the runner's messages name
+    "Run with --fresh to set them aside and start anew, or name": "Name",
+    " with --fresh": " and another folder with results=",
+    "--results": "results=",
+    ", or use --parallelism": "",
+    "--parallelism": "parallelism=",
+    "run the same command again": "make the same call again",
+}
 
 
 class InvalidFunction(InvalidInput):
@@ -118,7 +130,7 @@ def tune(
     call = _packed(function, metric, _by_name(function, space_.names))
     folder = Path(results) if results is not None else Path(tempfile.mkdtemp(prefix="hpo-tune-"))
     display = display_for("text", quiet=not progress)
-    with tempfile.TemporaryDirectory(prefix="hpo-function-") as here, _kept_or_removed(folder, results is not None):
+    with tempfile.TemporaryDirectory(prefix="hpo-function-") as here, _kept_or_removed(folder, results is not None), _reworded():
         (Path(here) / "function.pickle").write_bytes(call)
         runner = LocalRunner(
             study,
@@ -140,17 +152,34 @@ def tune(
 
 @contextmanager
 def _kept_or_removed(folder: Path, named: bool) -> Iterator[None]:
-    """Whoever interrupts a search may want what it has found so far; after any other failure an unnamed folder is of no use."""
+    """A search that can go on may be wanted with what it has found so far; after other failures an unnamed folder is of no use."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(
-            f"Interrupted. What has ended stands in {folder}; the same call with results={str(folder)!r} goes on.", file=sys.stderr
-        )
+    except (KeyboardInterrupt, RunBroken, AlgorithmFailed) as error:
+        why = "Interrupted. " if isinstance(error, KeyboardInterrupt) else ""
+        print(f"{why}What has ended stands in {folder}; the same call with results={str(folder)!r} goes on.", file=sys.stderr)
         raise
     except BaseException:
         if not named:
             shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _reworded() -> Iterator[None]:
+    """The runner's errors in the words of a caller of `tune`."""
+
+    def words(text: str) -> str:
+        for option, argument in ARGUMENTS.items():
+            text = text.replace(option, argument)
+        return text
+
+    try:
+        yield
+    except InvalidStudy as error:
+        raise InvalidStudy(replace(fault, remedy=words(fault.remedy)) for fault in error.faults) from None
+    except AlgorithmsError as error:
+        error.args = (words(str(error)),)
         raise
 
 

@@ -192,6 +192,39 @@ def test_an_output_that_cannot_be_written_does_not_change_how_the_study_ends(lap
     assert laptop.ended() == "MaxTrialsReached"
 
 
+@pytest.mark.parametrize("words", [["best"], ["best", "-o", "yaml"], ["best", "-o", "json"], ["trials"]], ids=" ".join)
+def test_a_result_that_cannot_be_written_is_an_error_and_no_traceback(done, words):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "hpo", *words, done.results]
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "error: the result could not be printed: No space left on device\n")
+
+
+def test_a_closed_standard_input_holds_nothing(tmp_path):
+    code, _, err = run("lineage", "-", preexec_fn=lambda: os.close(0))
+    assert code == 2
+    assert err.startswith("error: standard input: is empty.")
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(laptop):
+    laptop.write(REPORT, limits={"maxTrials": 1})
+    ours, theirs = pty.openpty()
+    process = laptop.start(stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "dumb"})
+    os.close(theirs)
+    shown = ""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk.decode(errors="replace")
+    except OSError:  # its other end was closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(60) == 0
+    assert "[1/1] Trial 0: Completed" in shown
+
+
 def test_what_the_encoding_of_the_output_lacks_does_not_end_the_study(laptop):
     kind = {"name": "kind", "categorical": {"choices": ["日本"]}}
     laptop.write(f"{REPORT}; echo 日本; [ $HPO_TRIAL_NUMBER != 0 ]", parameters=[*KINDS[:1], kind])
@@ -320,6 +353,36 @@ def test_the_best_parameters_can_be_had_in_every_form(done, capfd):
     script = f"{said('env')}\n" + 'echo "$HPO_PARAM_X|$HPO_PARAM_LAYERS|$HPO_PARAM_KIND_OF_NET"'
     shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert shell.stdout.strip().split("|") == [values["x"], values["layers"], values["kind-of.net"]]
+
+
+@pytest.fixture(scope="module")
+def in_japanese(tmp_path_factory):
+    """The results of a Study whose best has a value that few encodings have."""
+    laptop = Laptop(tmp_path_factory.mktemp("japanese"))
+    laptop.write(REPORT, parameters=[{"name": "kind", "categorical": {"choices": ["日本é"]}}], limits={"maxTrials": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        without_a_worker(patch)
+        assert laptop.hpo("run") == 0
+    return laptop.results
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_best_parameters_read_back_as_they_are_whatever_the_encoding_of_the_output(in_japanese, encoding):
+    def said(output):
+        command = [sys.executable, "-m", "hpo", "best", in_japanese, "-o", output]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "PYTHONIOENCODING": encoding}).stdout
+
+    assert yaml.safe_load(said("yaml").decode(encoding)) == {"kind": "日本é"}
+    script = said("env") + b'printf %s "$HPO_PARAM_KIND"'
+    assert subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True).stdout == os.fsencode("日本é")
+
+
+def test_a_value_that_no_variable_can_hold_where_it_is_printed_is_said_to_be_one(in_japanese):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code, out, err = run("best", in_japanese, "-o", "env", env={**os.environ, **ascii_only})
+    assert (code, out) == (1, "")
+    assert "cannot be written in this locale's encoding (ascii). Use -o json." in err
+    assert "Traceback" not in err
 
 
 def test_a_study_without_a_result_has_no_best(laptop, capsys):

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_what_kubectl_has_printed_of_a_cluster_s_population_is_its_study_and_tri
         assert row["donor"] == trial["spec"].get("restoreFrom", {}).get("number")
         assert row["created"].replace("+00:00", "Z") == trial["metadata"]["creationTimestamp"]
         assert row["state"] == "Completed"
+
+
+def test_what_a_shell_names_as_a_pipe_is_a_file_and_no_folder(laptop, capsys):
+    ours, theirs = os.pipe()
+    with open(ours, "rb"), open(theirs, "w") as file:
+        file.write(PRINTED)
+        file.close()
+        assert laptop.hpo("lineage", f"/dev/fd/{ours}") == 0
+    assert capsys.readouterr().out.startswith("member 0 ")
 
 
 @pytest.mark.parametrize("write", [json.dumps, partial(yaml.safe_dump, sort_keys=False)], ids=["JSON", "YAML"])

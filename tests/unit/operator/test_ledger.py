@@ -134,7 +134,7 @@ class AnyOrder(RuleBasedStateMachine):
 def candidates(ledger: Ledger) -> list[tuple[int, int, tuple[float, ...]]]:
     """(budget, number, losses) of the completed Trials that may be best, said as plainly as can be."""
     found = []
-    for trial in ledger:
+    for _, trial in sorted(ledger.trials.items()):
         if c.reason(trial.status.conditions, c.SUCCEEDED) != c.COMPLETED or trial.status.observation is None:
             continue
         values = {pair.name: float(pair.value) for pair in trial.status.observation.metrics}

@@ -289,6 +289,14 @@ def test_the_best_schedule_replayed_as_one_training_reaches_the_same_result(lapt
     assert {t.spec.origin for t in replayed} == {"Given"}
 
 
+@pytest.mark.parametrize(("inside", "named"), [(".", "."), ("trials", "..")])
+def test_a_run_that_is_named_by_dots_is_replayed_into_the_folder_beside_it(laptop, monkeypatch, inside, named):
+    run(laptop)
+    monkeypatch.chdir(laptop.results / inside)
+    assert laptop.hpo("replay", laptop.folder / "study.json", "--of", named, "--quiet") == 0
+    assert (laptop.folder / "results-replay" / "study.json").exists()
+
+
 def test_what_is_no_population_cannot_be_replayed_and_says_so(laptop, capsys):
     laptop.write(laptop.script("train.py", TRAINING), budget={"min": 1, "max": 2})
     laptop.runner().run()

@@ -3,12 +3,17 @@
 import os
 import signal
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hpo_operator import conditions as c
+from hpo_operator.local import runner as local_runner
 from hpo_operator.local.runner import Interrupted
 
-from tests.unit.operator.local_studies import REPORT, Fork, alive, ended, wait_until
+from tests.unit.operator.builders import at
+from tests.unit.operator.local_studies import REPORT, Fork, Immediate, alive, ended, wait_until
 
 HANG = 'trap "" TERM; echo $$ >> pids; exec sleep 1000'
 
@@ -147,11 +152,60 @@ def test_a_program_that_the_interrupt_ended_before_it_had_a_session_of_its_own_i
     assert laptop.reasons() == ["Completed"]
 
 
+def test_the_clock_of_a_study_that_made_no_progress_stands_still_from_the_interrupt_on_and_not_before(laptop, monkeypatch):
+    """It makes none since its algorithm fails: the time at which that began is not the one of the interrupt."""
+
+    class Failing(Immediate):
+        def poll(self):
+            return replace(super().poll(), proposals=(), error="It fails.")
+
+    now = at(0)
+
+    def interrupts(progress):
+        nonlocal now
+        if c.reason(progress.study.status.conditions, c.PROGRESSING) == c.ALGORITHM_ERROR:
+            now = at(100)
+            runner.interrupt()
+
+    monkeypatch.setattr(local_runner, "_now", lambda: now)
+    laptop.write(REPORT, limits={"maxTrials": 1, "deadlineSeconds": 10_000})
+    runner = laptop.runner(watch=interrupts)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_runner, "Consultant", Failing)
+        with pytest.raises(Interrupted):
+            runner.run()
+    now = at(1000)
+    assert laptop.hpo("run") == 0
+    assert laptop.recorded().status.start_time == at(900)
+
+
 def test_a_hanging_program_that_ignores_the_request_to_end_is_killed_after_its_timeout_and_grace_period(laptop):
     laptop.write(FAMILY, limits={"maxTrials": 1, "trialTimeoutSeconds": 1})
     assert laptop.hpo("run") == 1
     assert laptop.outcomes() == [("TimedOut", "Ran longer than limits.trialTimeoutSeconds (1).")]
     assert len(pids(laptop)) == MEMBERS
+    assert not any(map(alive, pids(laptop)))
+
+
+def test_the_calls_of_a_search_within_a_trial_end_with_it(laptop):
+    """They have sessions, logs and a Study of their own, and when the program is ended first they descend from it no more."""
+    command = laptop.script(
+        "train.py",
+        """
+        import os, time
+        from hpo_operator import tune
+        def hang(x):
+            open("pids", "a").write(f"{os.getpid()}\\n")
+            time.sleep(1000)
+        space = {"x": {"float": {"min": 0, "max": 1}}}
+        tune(hang, space, trials=2, parallelism=2, progress=False, algorithm="random", results="inner")
+        """,
+    )
+    laptop.write(command, limits={"maxTrials": 1}, container={"env": [{"name": "TMPDIR", "value": str(laptop.folder)}]})
+    runner = laptop.fork()
+    wait_until(lambda: len(pids(laptop)) == 2, "the inner search runs")
+    runner.kill(signal.SIGINT)
+    assert runner.code() == 130
     assert not any(map(alive, pids(laptop)))
 
 
@@ -250,6 +304,20 @@ def test_never_do_two_runners_work_on_one_folder(laptop, capsys):
         assert "another runner works on this folder" in capsys.readouterr().err
     first.kill(signal.SIGTERM)
     assert first.code() == 130
+
+
+def test_an_interrupt_while_modules_are_imported_ends_the_command_without_a_traceback(laptop):
+    """A module may make another error of the interrupt, as pydantic does."""
+    (laptop.folder / "pydantic.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    signal.pause()\n"
+        "except KeyboardInterrupt as error:\n"
+        "    raise ValueError('cannot be imported') from error\n"
+    )
+    path = os.pathsep.join([str(laptop.folder), *filter(None, sys.path)])
+    assert ended(laptop.start(env={**os.environ, "PYTHONPATH": path})) == (130, "", "")
 
 
 def test_the_command_in_a_process_of_its_own_exits_with_130_after_an_interrupt(laptop):

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 
 import pytest
-from hpo_operator.local import processes
+from hpo_operator.consultant import Consultant
+from hpo_operator.local import processes, runner
 from hpo_operator.local.store import Store
 
 from tests.unit.operator.local_studies import REPORT
@@ -152,6 +153,14 @@ def damaged(name, change):
     return damage
 
 
+NO_NAME = "x" * 300  # the system can look at no such path, as at one whose folder is somebody else's
+
+
+def out_of_reach(laptop):
+    shutil.rmtree(laptop.results / "trials" / "0001")
+    (laptop.results / "trials" / "0001").symlink_to(NO_NAME)
+
+
 def foreign(laptop):
     shutil.copytree(laptop.results / "trials" / "0000", laptop.results / "trials" / "0007")
 
@@ -161,6 +170,7 @@ DAMAGES = {
     "no format": (damaged("study.json", lambda d: d.pop("format")), "has no format, this version reads 1"),
     "no spec": (damaged("study.json", lambda d: d.pop("spec")), "study.json: spec: Field required"),
     "a Study lost": (lambda laptop: (laptop.results / "study.json").unlink(), "holds trials but no study.json"),
+    "no seed": (damaged("study.json", lambda d: d["status"].pop("seed")), "study.json: status.seed: Field required"),
     "a Trial cut short": (
         lambda laptop: (laptop.results / "trials/0001/trial.json").write_text('{"apiVersion": "hpo'),
         "trials/0001/trial.json: is not JSON",
@@ -181,6 +191,7 @@ DAMAGES = {
         damaged("trials/0001/trial.json", lambda d: d["spec"].pop("parameters")),
         "trials/0001/trial.json: spec.parameters: Field required",
     ),
+    "a Trial out of reach": (out_of_reach, "trials/0001/trial.json: cannot be read: File name too long."),
     "a Trial twice": (foreign, "trials/0007/trial.json: holds Trial tiny-0"),
     "a Trial of another Study": (
         damaged("trials/0001/trial.json", lambda d: d["spec"]["studyRef"].update(uid="6f2c")),
@@ -203,6 +214,37 @@ def test_results_that_were_damaged_are_refused_by_name(laptop, capsys, damage):
     if "lost" not in damage:
         assert laptop.hpo("trials", laptop.results) == 2
         assert laptop.hpo("best", laptop.results) == 2
+
+
+@pytest.mark.parametrize("command", ["trials", "best", "lineage"])
+def test_results_without_the_folder_of_trials_are_refused_by_name(laptop, capsys, command):
+    laptop.write(REPORT)
+    assert laptop.hpo("run") == 0
+    shutil.rmtree(laptop.results / "trials")
+    assert laptop.hpo(command, laptop.results) == 2
+    assert f"{laptop.results}/trials: cannot be read: No such file or directory." in capsys.readouterr().err
+    (laptop.results / "trials").mkdir()
+
+
+@pytest.mark.parametrize("words", [["lineage"], ["replay", "study.json", "--of"], ["run", "--fresh", "--results"]], ids=" ".join)
+def test_results_that_cannot_be_looked_at_are_refused_by_name(laptop, capsys, monkeypatch, words):
+    monkeypatch.chdir(laptop.folder)
+    laptop.write(REPORT)
+    assert laptop.hpo(*words, NO_NAME) == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+def test_an_algorithm_whose_process_cannot_be_started_ends_the_run_with_a_clear_message(laptop, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "Consultant", Consultant)
+    log = laptop.results / "algorithm.log"
+    for trials in (1, 2):  # of a new Study it is started at once, of one that had ended when it is asked
+        laptop.write(REPORT, limits={"maxTrials": trials})
+        log.mkdir(parents=True)
+        assert laptop.hpo("run") == 1
+        assert f"The algorithm's process cannot be started: {log}: Is a directory. Nothing" in capsys.readouterr().err
+        log.rmdir()
+        assert laptop.hpo("run") == 0
+        log.unlink()
 
 
 def test_folders_that_are_no_trials_are_left_alone(laptop):

@@ -1,5 +1,6 @@
 """`tune`: any function of a script, a notebook or a test is a Study, and its result a table."""
 
+import errno
 import functools
 import importlib
 import io
@@ -7,27 +8,29 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import hpo
 import hpo_operator
 import numpy as np
 import pytest
-from hpo_algorithms import InvalidInput, Space
+from hpo_algorithms import AlgorithmsError, InvalidInput, Space
 from hpo_operator import InvalidFunction, StudyFailed, tune
-from hpo_operator.local import tuning
+from hpo_operator.local import runner, store, tuning
 from hpo_operator.local.tuning import _parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.algorithms.spaces import spaces
-from tests.unit.operator.local_studies import ended, wait_until, without_a_worker
+from tests.unit.operator.local_studies import Immediate, ended, wait_until, without_a_worker
 
 X = {"x": {"float": {"min": -5, "max": 5}}}
 XY = {**X, "y": {"int": {"min": 0, "max": 3}}}
@@ -275,7 +278,7 @@ def test_a_function_that_cannot_be_sent_elsewhere_is_refused_with_a_remedy():
         ({"schedule": "asha"}, "spec.schedule.asha: needs a budget"),
         ({"trials": None}, "trials: is needed, for nothing else ends the search. Give trials or timeout."),
         ({"trials": 0}, "spec.limits.maxTrials: 0: must be at least 1"),
-        ({"parallelism": 0}, "spec.parallelism: 0: would never start"),
+        ({"parallelism": 0}, "spec.parallelism: 0: would never start a Trial here. Set it to 1 or more."),
         ({"space": {"x": {"float": {"min": 1, "max": 0}}}}, "spec.parameters[0].float.min: 1: must be less than max (0)"),
         ({"space": {"x": 3}}, "spec.parameters[0]: 3: must be a mapping"),
         ({"space": {"x": {"float": 3}}, "trials": None}, "spec.parameters[0].float: 3: must be a mapping"),
@@ -336,6 +339,65 @@ def test_named_results_are_kept_and_the_same_call_goes_on(tmp_path):
     assert calls.read_text() == "....."
     assert [row["x"] for row in again.table[:3]] == [row["x"] for row in first.table]
     assert (tmp_path / "results" / "trials" / "0004" / "log.txt").exists()
+
+
+class Failing(Immediate):
+    """An algorithm that proposes nothing, and has no fallback."""
+
+    def poll(self):
+        return replace(super().poll(), proposals=(), error="It fails")
+
+
+def no_process(monkeypatch, folder):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+def no_proposal(monkeypatch, folder):
+    monkeypatch.setattr(runner, "Consultant", Failing)
+    monkeypatch.setattr(runner, "ALGORITHM_RETRY_SECONDS", 0.0)
+
+
+def another_runner(monkeypatch, folder):
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(store, "_try_lock", lambda path: None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            lambda patch, folder: run(parabola, {"x": {"int": {"min": 0, "max": 9}}}, results=folder),
+            "another parameters. Name another folder with results=.",
+        ),
+        (lambda patch, folder: (folder / "trials/0000").mkdir(parents=True), "no study.json. Name another folder with results=."),
+        (lambda patch, folder: folder.write_text(""), "Not a directory. Name another folder with results=."),
+        (lambda patch, folder: (folder / "lock").mkdir(parents=True), "a local disk that can be written with results=."),
+        (another_runner, "Wait for it, or name another with results=."),
+        (no_process, "or with a smaller parallelism=, make the same call again."),
+        (
+            no_proposal,
+            "Name another algorithm or schedule and another folder with results=, or mend it and make the same call again.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_results_is_said_in_the_words_of_the_call_and_not_of_the_command(tmp_path, monkeypatch, fault, message):
+    fault(monkeypatch, tmp_path / "results")
+    with pytest.raises(AlgorithmsError) as caught:
+        run(parabola, results=tmp_path / "results")
+    assert str(caught.value).endswith(message)
+
+
+def test_what_ended_before_the_machine_failed_is_not_lost_with_an_unnamed_folder(monkeypatch, capsys):
+    no_process(monkeypatch, None)
+    with pytest.raises(AlgorithmsError, match="Nothing that was recorded is lost"):
+        run(parabola)
+    folder = re.search(r"What has ended stands in (.+); the same call with results='(.+)' goes on.", capsys.readouterr().err)
+    assert (Path(folder[1]) / "study.json").exists()
+    assert folder[1] == folder[2]
+    shutil.rmtree(folder[1])
 
 
 def test_unnamed_results_live_as_long_as_the_result():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hpo_operator import conditions as c
 from hpo_operator.cluster.kinds import JOB, WorkloadKind
-from hpo_operator.cluster.observing import gpus_of, observe, observe_job
+from hpo_operator.cluster.observing import gpus_of, observe
 from hpo_operator.outcomes import outcome_of
 from hpo_operator.reports import Restored, Saved
 from hpo_operator.resources import Study, WorkloadRef
@@ -62,11 +62,6 @@ def test_a_Job_that_is_complete_has_the_report_of_its_pod() -> None:
 def test_a_single_pod_that_has_succeeded_decides_before_its_Job_says_so() -> None:
     found = seen(a_job().having("status", "active", value=1), a_pod().succeeded(said(loss=0.25)))
     assert (found.phase, found.at_rest, reported(found)) == (Phase.SUCCEEDED, True, {"loss": 0.25})
-
-
-def test_the_old_name_looks_at_a_Job_in_the_same_way() -> None:
-    spec, pod = a_study().build().spec, a_pod().succeeded(said(loss=0.25)).build()
-    assert observe_job(spec, a_job().complete().build(), [pod]) == seen(a_job().complete(), a_pod().succeeded(said(loss=0.25)))
 
 
 FAILURES = {
