@@ -39,15 +39,16 @@ class Parzen:
         below, above = ndtr(-self._X / self._h), ndtr((1 - self._X) / self._h)
         self._below, self._mass = below, above - below
 
-    def sample(self, rng: np.random.Generator, m: int) -> np.ndarray:
-        """m draws, snapped to the space: shape (m, d), NaN where inactive."""
-        which = rng.integers(self._n + 1, size=m)
+    def sample(self, rng: np.random.Generator, m: int, mixed: bool = False) -> np.ndarray:
+        """m draws, snapped to the space: shape (m, d), NaN where inactive. If mixed, each parameter is of a kernel of its own."""
+        which = rng.integers(self._n + 1, size=(m, len(self._space) if mixed else 1))
         u, change = rng.random((2, m, len(self._space)))
-        kernel = np.minimum(which, self._n - 1)
-        drawn = self._X[kernel] + self._h * ndtri(self._below[kernel] + u * self._mass[kernel])
+        kernel, j = np.minimum(which, self._n - 1), np.arange(len(self._space))
+        X = self._X[kernel, j]
+        drawn = X + self._h * ndtri(self._below[kernel, j] + u * self._mass[kernel, j])
         k = self._columns.categorical
-        drawn[:, k] = np.where(change[:, k] < self._change, u[:, k], self._X[kernel][:, k])
-        uniform = (which == self._n)[:, None] | ~self._known[kernel]
+        drawn[:, k] = np.where(change[:, k] < self._change, u[:, k], X[:, k])
+        uniform = (which == self._n) | ~self._known[kernel, j]
         return Snapping(self._space)(np.clip(np.where(uniform, u, drawn), 0.0, 1.0))
 
     def logpdf(self, C: np.ndarray) -> np.ndarray:

@@ -521,6 +521,7 @@ def test_kubectl_get_studies_says_how_far_how_good_and_how_long(studies: Control
     assert row == {
         "NAME": "everything",
         "STATE": "InProgress",
+        "ACCEPTED": "Valid",
         "TRIALS": "12/40",
         "RUNNING": "2",
         "FAILED": "1",

@@ -116,7 +116,7 @@ def test_the_shell_of_make_cluster_has_kubectl_and_an_operator_that_runs_Studies
     print(done.stdout, done.stderr)
     assert done.returncode == 0
     assert "node/simulated-0" in done.stdout.splitlines()
-    assert re.search(r"^by-hand +MaxTrialsReached +2/2 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^by-hand +MaxTrialsReached +Valid +2/2 ", done.stdout, re.MULTILINE)
     assert (components(), groups(), mounts()) == before
 
 
