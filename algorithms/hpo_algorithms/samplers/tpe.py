@@ -99,8 +99,9 @@ class TPE:
                 near, far = near[alone], far[alone]
             more = n_fair - n_good
             scores += (apart(near, far[..., :more]) - apart(far[..., more : ended - n_good])) / math.cbrt(n_good)
-            if space.size is not None:
-                scores[among(C, X)] = -np.inf
+            if space.size is not None:  # at first by those that are looked at, for most of what is drawn is new
+                tried = np.concatenate([X, encoded(space, [trial.params for trial in history])]) if attempt else X
+                scores[among(C, tried)] = -np.inf
             if space.constraints:
                 scores[~allowed(C)] = -np.inf
             chosen = C[np.argmax(scores)]
