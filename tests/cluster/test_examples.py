@@ -123,7 +123,7 @@ def test_an_example_runs_to_its_end_in_restricted_pods(cluster: Cluster, begun: 
     assert best == float(study["status"]["best"][0]["metrics"][0]["value"])
     name, namespace = study["metadata"]["name"], study["metadata"]["namespace"]
     shown = cluster.kubectl("get", "studies", name, "--namespace", namespace, "--no-headers").split()
-    assert shown[:3] == [name, "MaxTrialsReached", f"{TRIALS}/{TRIALS}"]
+    assert shown[:4] == [name, "MaxTrialsReached", "Valid", f"{TRIALS}/{TRIALS}"]
     assert str(best) in shown
 
 
