@@ -48,7 +48,8 @@ CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  closed: None
+    # A stream that was closed is None; what stands for it is left open to the end, as the others are.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         arguments = _parser().parse_args(argv)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -89,6 +90,10 @@ class TPE:
         parents = {condition.parameter for each in space.parameters for condition in each.when}
         alone = [j for j, name in enumerate(space.names) if name not in parents]
 
+        @cache
+        def known() -> np.ndarray:
+            return encoded(space, [trial.params for trial in history])
+
         def one(number: int, attempt: int) -> Draw:
             nonlocal X
             rng, half = stream(problem.seed, number, f"tpe/{attempt}"), self.candidates // 2
@@ -100,8 +105,7 @@ class TPE:
             more = n_fair - n_good
             scores += (apart(near, far[..., :more]) - apart(far[..., more : ended - n_good])) / math.cbrt(n_good)
             if space.size is not None:  # at first by those that are looked at, for most of what is drawn is new
-                tried = np.concatenate([X, encoded(space, [trial.params for trial in history])]) if attempt else X
-                scores[among(C, tried)] = -np.inf
+                scores[among(C, np.concatenate([X, known()]) if attempt else X)] = -np.inf
             if space.constraints:
                 scores[~allowed(C)] = -np.inf
             chosen = C[np.argmax(scores)]

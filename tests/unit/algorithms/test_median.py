@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import pytest
 from hpo_algorithms import InvalidSettings, Optimizer, Problem, State, Trial
@@ -140,7 +141,7 @@ def test_curves_are_compared_at_a_cost_in_proportion_to_them() -> None:
 
 @pytest.mark.parametrize("rule", [Median(), Extrapolation(quantile=0.0)])
 def test_many_trials_at_different_steps_do_not_each_go_through_all_curves(rule: Median | Extrapolation) -> None:
-    def judge(active: int):  # type: ignore[no-untyped-def]
+    def judge(active: int) -> Callable[[], object]:
         ended = [dataclasses.replace(trial, budget=500) for trial in history([[1.0] * 400] * 20)]
         trials = ended + [Trial(20 + n, {"x": 0.5}, 500, curve=((300 + n, 2.0),)) for n in range(active)]
         assert len(rule.stops(PROBLEM, trials)) == active
