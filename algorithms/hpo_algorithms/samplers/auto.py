@@ -15,8 +15,11 @@ from hpo_algorithms.samplers.tpe import TPE
 from hpo_algorithms.streams import stream
 from hpo_algorithms.trials import Draw, History, Problem, State, Trial
 
-TRUSTED = 0.65  # insight from which the Gaussian processes alone decide; nearly all tasks reach it after 20 Trials
-DOUBTED = 0.35  # insight below which half of the Trials are TPE's
+# Insight, as a share of what noise leaves to be seen, plus its standard error: from TRUSTED on the Gaussian processes alone
+# decide, which nearly all tasks reach after 20 Trials; below DOUBTED most of the Trials are TPE's, as far as it is not noise.
+TRUSTED, DOUBTED = 1.0, 0.8
+MOST = 0.75  # never all: each finds what the other does not
+LEAST_SIGNAL = 0.1
 MANY = 1000  # results from which a coin chooses between the two, for the Gaussian processes look at some hundred of them
 
 
@@ -28,7 +31,7 @@ class Auto:
        configuration and budget; kernel densities, as `kde`, where those see little; and a tenth of uniform draws.
     2. Where a rule has stopped Trials of a Study with a budget: TPE.
     3. Otherwise Gaussian processes, as `gp`. After each result they are asked what each Trial's loss should be, given all others.
-       Where the answers are in no better order than chance would have it, a share of the Trials, at most half, is TPE's, which
+       Where the order of the answers is not that of the results, a share of the Trials, at most three quarters, is TPE's, which
        assumes less: training that diverges or stands on plateaus misleads Gaussian processes for long.
 
     What is measured, and why, is in docs/algorithms/auto.md.
@@ -60,7 +63,7 @@ def _several_budgets(history: History) -> bool:
 
 
 def tpe_share(problem: Problem, history: History) -> float:
-    """The share of proposals that is left to TPE, between 0 and 1/2."""
+    """The share of proposals that is left to TPE, between 0 and 3/4."""
     from hpo_algorithms.gp.surrogate import Results, Surrogate
 
     results = Results.of(problem, history)
@@ -70,5 +73,7 @@ def tpe_share(problem: Problem, history: History) -> float:
         return 0.5
     if problem.objectives > 1:
         return 0.0
-    insight = Surrogate(problem.space, results, results.weighted(np.ones(1), broken=True)).ensemble.insight
-    return 0.5 * min(max((TRUSTED - insight) / (TRUSTED - DOUBTED), 0.0), 1.0)
+    ensemble = Surrogate(problem.space, results, results.weighted(np.ones(1), broken=True)).ensemble
+    signal = 1 - ensemble.models[0].noise  # noise nobody foresees, and the Gaussian processes bear it better than TPE
+    hoped = ensemble.insight / math.sqrt(max(signal, LEAST_SIGNAL)) + 1 / math.sqrt(results.known)
+    return MOST * signal * min(max((TRUSTED - hoped) / (TRUSTED - DOUBTED), 0.0), 1.0)

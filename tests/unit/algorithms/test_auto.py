@@ -24,6 +24,11 @@ def bowl(p):
     return (p["x"] - 0.3) ** 2 + (p["y"] - 0.7) ** 2
 
 
+def plateaus(p):
+    """Four levels on a board of seven by seven, of which neighbours have different ones."""
+    return float((3 * int(7 * p["x"]) + 5 * int(7 * p["y"])) % 4)
+
+
 def history(count, loss, seed=0, **fields):
     rng = np.random.default_rng(seed)
     drawn = [PLANE.sample(rng) for _ in range(count)]
@@ -34,13 +39,19 @@ def test_gaussian_processes_decide_alone_where_they_foretell_the_results():
     assert tpe_share(Problem(PLANE), history(30, bowl)) == 0.0
 
 
-def test_half_of_the_trials_are_tpe_s_where_results_look_like_chance():
-    noise = np.random.default_rng(1)
-    assert tpe_share(Problem(PLANE), history(30, lambda p: noise.random())) == 0.5
+def test_most_trials_are_tpe_s_where_results_are_in_no_order():
+    for seed in range(5):
+        assert 0.7 < tpe_share(Problem(PLANE), history(30, plateaus, seed)) <= 0.75
 
 
 def test_constant_losses_are_no_insight():
-    assert tpe_share(Problem(PLANE), history(30, lambda p: 1.0)) == 0.5
+    assert tpe_share(Problem(PLANE), history(30, lambda p: 1.0)) == pytest.approx(0.75)
+
+
+def test_what_the_gaussian_processes_call_noise_is_not_held_against_them():
+    noise = np.random.default_rng(1)
+    shares = [tpe_share(Problem(PLANE), history(100, lambda p: noise.random(), seed)) for seed in range(5)]
+    assert np.mean(shares) < 0.4
 
 
 def proposers(known, numbers, seed=0):
@@ -58,7 +69,7 @@ def test_the_gaussian_processes_propose_and_tpe_where_they_see_nothing_or_result
     noise = np.random.default_rng(1)
     assert set(proposers(history(7, lambda p: noise.random()), range(7, 15))) == {"gp"}, "points spread evenly"
     assert set(proposers(history(30, bowl), range(30, 38))) == {"gp"}
-    assert 4 <= proposers(history(30, lambda p: noise.random()), range(30, 46)).count("tpe") <= 12
+    assert 8 <= proposers(history(30, plateaus), range(30, 46)).count("tpe") < 16
     assert set(proposers(history(1000, bowl), [1000, 1001, 1002, 1003])) == {"gp"}
     assert 2 <= proposers(history(1001, bowl), range(1001, 1009)).count("tpe") <= 6
 
