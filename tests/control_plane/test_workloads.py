@@ -10,6 +10,7 @@ import pytest
 
 from tests.control_plane.building import (
     BEST,
+    DEFINITION,
     PATIENCE,
     VERSION,
     define,
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.control_plane
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOBSETS = ("jobset.x-k8s.io/v1alpha2", "JobSet")
+TRAININGS = ("example.com/v1", "Training")
 FOR_EVER = {DELAY: NEVER}
 SPOT = {"pool": "spot"}
 
@@ -71,7 +73,10 @@ def scene(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]
     folder = tmp_path_factory.mktemp("operator")
     plane = bed(ControlPlane, ControlPlane)
     allow_jobsets(plane)
-    settings = write_settings(folder / "settings.yaml", workloadKinds=[dict(zip(("apiVersion", "kind"), JOBSETS, strict=True))])
+    grant(plane, "example.com", "trainings")
+    kinds = [dict(zip(("apiVersion", "kind"), each, strict=True)) for each in (JOBSETS, TRAININGS)]
+    kinds[1]["failed"] = [{"path": "status.phase", "in": ["Broken"]}]
+    settings = write_settings(folder / "settings.yaml", workloadKinds=kinds)
     with Crowd(plane, "workloads", folder, "--config", str(settings)) as crowd:
         suspended = crowd.apply("suspended", trials=1, parallelism=1, template=job(suspend=True))
         retried = crowd.apply("retried", trials=1, parallelism=1, template=job(FOR_EVER, backoffLimit=2))
@@ -405,3 +410,30 @@ def test_an_invalid_workload_of_another_kind_is_refused_with_its_Study(crowd: Cr
     wanted = crowd.apply("broken", template=broken)
     found = wait_for_condition(crowd.plane, wanted, "Accepted", "TemplateRejected")
     assert "replicas" in message_of(found, "Accepted")
+
+
+def define_trainings(plane: ControlPlane) -> None:
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+    }
+    names = {"plural": "trainings", "singular": "training", "kind": TRAININGS[1], "listKind": "TrainingList"}
+    spec = {"group": "example.com", "scope": "Namespaced", "names": names, "versions": [version]}
+    api_version, kind = DEFINITION
+    plane.apply([{"apiVersion": api_version, "kind": kind, "metadata": {"name": "trainings.example.com"}, "spec": spec}])
+    plane.wait_until_served("trainings.example.com")
+
+
+def test_a_kind_that_is_installed_later_runs_without_a_restart_of_the_operator(crowd: Crowd) -> None:
+    template = {"object": {"apiVersion": TRAININGS[0], "kind": TRAININGS[1], "spec": {"template": pod()}}}
+    wanted = crowd.apply("later", trials=1, template=template)
+    namespace = wanted["metadata"]["namespace"]
+    refused = wait_for_condition(crowd.plane, wanted, "Progressing", "CreationRefused")
+    assert "serves no Training of example.com/v1. Install it" in message_of(refused, "Progressing")
+    define_trainings(crowd.plane)
+    crowd.edit(wanted, suspend=False)
+    made = wait_until("its Training", lambda: crowd.api.find(*TRAININGS, "later-0", namespace), seconds=PATIENCE)
+    crowd.api.patch(*TRAININGS, made["metadata"]["name"], {"status": {"phase": "Broken"}}, namespace)
+    crowd.wait_for_trial(wanted, 0, "its end", has_ended)

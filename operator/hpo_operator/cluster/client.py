@@ -216,17 +216,20 @@ class Client:
         except (TimeoutError, OSError, aiohttp.ClientError) as error:
             self.requests[verb, kind.kind, 0] += 1
             raise _unreachable(verb, method, path, error) from error
-        raise _failure(verb, answer.status, data, answer.headers.get("Retry-After"))
+        raise _failure(verb, kind, answer.status, data, answer.headers.get("Retry-After"))
 
 
 def _unreachable(verb: str, method: str, path: str, error: Exception) -> RequestFailed:
     return RequestFailed(verb, 0, "Unreachable", f"{method} {path}: {error!r}")
 
 
-def _failure(verb: str, status: int, data: bytes, retry_after: str | None) -> RequestFailed:
+def _failure(verb: str, kind: Kind, status: int, data: bytes, retry_after: str | None) -> RequestFailed:
     seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
     try:
         answer = orjson.loads(data)
         return RequestFailed(verb, status, answer.get("reason", ""), answer.get("message", ""), seconds)
     except (ValueError, AttributeError):
+        if status == 404:  # of an object that is not there it speaks as of all else
+            lacking = f"The API server serves no {kind.kind} of {kind.api_version}. Install it, or name a version that is served."
+            return RequestFailed(verb, status, "NotServed", lacking, seconds)
         return RequestFailed(verb, status, "", data[:300].decode(errors="replace"), seconds)

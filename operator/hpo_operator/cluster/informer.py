@@ -30,6 +30,7 @@ class Watches:
     def __init__(self, namespaces: Sequence[str] = ()) -> None:
         self.namespaces = tuple(namespaces)
         self.heard: dict[tuple[str, str], float] = {}
+        self._unserved: set[tuple[str, str]] = set()
 
     def begin(self, resource: str) -> None:
         """From now on something is to be heard of a kind."""
@@ -38,12 +39,19 @@ class Watches:
 
     def hear(self, resource: str, namespace: str) -> None:
         """An object of this namespace was told of, or its watch was opened."""
-        self.heard[resource, namespace if self.namespaces else ""] = time.monotonic()
+        watched = resource, namespace if self.namespaces else ""
+        self.heard[watched] = time.monotonic()
+        self._unserved.discard(watched)
+
+    def miss(self, resource: str, namespace: str) -> None:
+        """The API server has answered that it serves no such objects, which a new process would not change."""
+        self._unserved.add((resource, namespace if self.namespaces else ""))
 
     def silent(self) -> Mapping[tuple[str, str], float]:
         """The watches that cannot be alive any more, and for how many seconds nothing was heard of them."""
         now = time.monotonic()
-        return {watched: now - heard for watched, heard in self.heard.items() if now - heard > SILENT_SECONDS}
+        quiet = {watched: now - heard for watched, heard in self.heard.items() if now - heard > SILENT_SECONDS}
+        return {watched: seconds for watched, seconds in quiet.items() if watched not in self._unserved}
 
 
 def registry(store: Store, watches: Watches, wake: Callable[[str], None], requests: Counter[Request]) -> kopf.OperatorRegistry:

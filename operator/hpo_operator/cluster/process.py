@@ -92,8 +92,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             for kind, take, label in [(TRIALS, store.trial, ""), (PODS, store.pod, STUDY_UID_LABEL), *workloads]:
                 watches.begin(kind.resource)
                 for namespace in settings.namespaces or (None,):
-                    hear = partial(watches.hear, kind.resource, namespace or "")
-                    watch = Watch(client, kind, namespace, label, take, controller.queue.add, hear, controller.compare)
+                    hear, miss = (partial(told, kind.resource, namespace or "") for told in (watches.hear, watches.miss))
+                    watch = Watch(client, kind, namespace, label, take, controller.queue.add, hear, miss, controller.compare)
                     working.append(group.create_task(watch.run(informer.SERVER_SECONDS, informer.INACTIVE_SECONDS)))
             await watching
             for task in working:

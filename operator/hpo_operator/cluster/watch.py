@@ -22,7 +22,7 @@ log = logging.getLogger("hpo_operator")
 
 FIRST_PAUSE, LAST_PAUSE = 1.0, 15.0  # seconds between tries; what the API server asks for goes before
 
-GONE = 410
+NOT_SERVED, GONE = 404, 410
 
 Take = Callable[[str | None, Object], str | None]
 
@@ -35,6 +35,7 @@ class Watch:
             the Study that it is news for.
         wake: is called with that.
         heard: is called whenever the API server has said anything.
+        unserved: is called when it says that it has no such kind, which may be installed later.
         gap: is called when deletions may have been missed.
     """
 
@@ -47,10 +48,12 @@ class Watch:
         take: Take,
         wake: Callable[[str], None],
         heard: Callable[[], None],
+        unserved: Callable[[], None],
         gap: Callable[[], None],
     ) -> None:
         self._client, self._kind, self._namespace, self._label = client, kind, namespace, label
-        self._take, self._wake, self._heard, self._gap = take, wake, heard, gap
+        self._take, self._wake, self._heard = take, wake, heard
+        self._unserved, self._gap = unserved, gap
         self._version = ""
 
     async def run(self, seconds: int, inactive: float) -> None:
@@ -72,6 +75,8 @@ class Watch:
             except RequestFailed as failure:
                 if failure.status == GONE:
                     self._version = ""
+                elif failure.status == NOT_SERVED:
+                    self._unserved()
                 pause = max(min(2 * pause, LAST_PAUSE), FIRST_PAUSE)
                 if str(failure) != said:
                     log.warning("watching %s: %s", self._kind.resource, failure)

@@ -29,12 +29,16 @@ def health(
     silent: float = 0.0,
     waiting: float = 0.0,
     looked_at: float = 0.0,
+    unserved: bool = False,
 ) -> tuple[int, Any]:
     """What is answered where the last watch has been silent, and Studies have waited and were looked at, for so many seconds."""
     watches, queue = Watches(namespaces), WorkQueue[str]()
     watches.begin("studies")
     watches.begin("pods")
-    watches.heard[list(watches.heard)[-1]] -= silent
+    last = list(watches.heard)[-1]
+    watches.heard[last] -= silent
+    if unserved:
+        watches.miss(*last)
 
     async def inside() -> tuple[int, Any]:
         if looked_at:
@@ -65,6 +69,15 @@ def test_an_operator_with_a_watch_that_cannot_be_alive_any_more_is_not_well(monk
     status, said = health(monkeypatch, silent=SILENT_SECONDS + 60)
     assert (status, said["healthy"]) == (503, False)
     assert said["reason"].startswith("the watch of pods has said nothing for ")
+
+
+def test_a_kind_that_is_not_installed_is_no_reason_to_restart_until_it_was_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health(monkeypatch, silent=SILENT_SECONDS + 60, unserved=True)[0] == 200
+    watches = Watches()
+    watches.miss("jobsets", "")
+    watches.hear("jobsets", "")
+    watches.heard["jobsets", ""] -= SILENT_SECONDS + 60
+    assert list(watches.silent()) == [("jobsets", "")]
 
 
 def test_a_dead_watch_of_one_namespace_is_not_hidden_by_a_living_one_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
