@@ -29,6 +29,7 @@ from hpo_algorithms.trials import Answer, History, Problem, Proposal, Stop, Tria
 ROWS = 150  # results that the model looks at, the newest: with a tenth forgotten a generation, older ones say nothing
 LEAST = 2  # results below which copies are drawn from the space
 CLIP = 2.0  # standard deviations: one jump, as when a learning rate falls, would hide all other differences
+FENCE = 10.0  # interquartile ranges below the lower quartile, beyond which a loss of ground counts as no larger
 HUGE = 1e100  # a gain: the squares of larger ones are no numbers
 EFFORT = Effort(uniform=300, near=100, starts=3, tries=16, rounds=6)
 
@@ -168,6 +169,9 @@ def standardised(gains: np.ndarray) -> np.ndarray:
     finite = np.isfinite(gains)
     if finite.any():
         known = np.clip(gains[finite], -HUGE, HUGE)
+        low, high = np.quantile(known, [0.25, 0.75])
+        if high > low:  # else a single Trial that diverged would set the deviation for all
+            known = np.maximum(known, low - FENCE * (high - low))
         spread = known.std()
         found[finite] = np.clip((known - known.mean()) / (spread if spread > 0 else 1.0), -CLIP, CLIP)
     return found

@@ -355,6 +355,13 @@ def test_before_anything_is_known_copies_are_drawn_from_the_space() -> None:
     assert answer.proposals[3].origin is Origin.PERTURBED
 
 
+def test_a_member_that_diverged_hides_no_difference_among_the_others() -> None:
+    gains = np.append(np.linspace(0, 1, 20), -1e12)
+    found = pb2.standardised(gains)
+    assert np.ptp(found[:20]) > 0.3, "it would be 0: the deviation was that of the one alone"
+    assert found[20] == -pb2.CLIP
+
+
 def test_losses_of_any_size_are_taken() -> None:
     """An overflow would be a warning, which fails the test."""
     rng, history = np.random.default_rng(3), past(PLANE, lambda params, _: 0.0)
