@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hpo_algorithms import AlgorithmsError, InvalidInput
+from hpo_algorithms import AlgorithmsError, Fault, InvalidInput
 
 from hpo_operator import manifests
 from hpo_operator.resources import Study
@@ -40,6 +40,7 @@ Hyperparameter optimization: run a Study to its end on this machine.
   hpo best DIR -o env           the best parameters, for use elsewhere
   hpo lineage RUN               who has copied whom in a population
   hpo replay study.yaml         train the best member's schedule once more
+  hpo convert experiment.yaml   Katib's Experiment as a Study
   hpo exec -- program args      inside a Trial: report what an unmodified program prints
 """
 EXPORTED = "results folder of `hpo run`, or a file (- for standard input) with a cluster's Study and Trials as kubectl prints them"
@@ -157,9 +158,23 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--quiet", action="store_true", help="no progress, only the end")
     replay.set_defaults(run=_replay)
 
+    _convert_command(commands)
+
     execute = commands.add_parser("exec", help="run an unmodified program and report what it prints", add_help=False)
     execute.set_defaults(run=lambda arguments: _unreachable())
     return parser
+
+
+def _convert_command(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="Katib's Experiment as a Study",
+        description="Print the Study that does what an Experiment of Katib's did. What is different is said on standard error.",
+        epilog="Exit codes: 0 the Study is valid, 2 something is to be mended first, or the input was bad.",
+    )
+    convert.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a YAML file with one Experiment")
+    convert.add_argument("--output", "-o", choices=("yaml", "json"), default="yaml", help="how to print it (default: yaml)")
+    convert.set_defaults(run=_convert)
 
 
 def _study_argument(parser: argparse.ArgumentParser) -> None:
@@ -331,6 +346,22 @@ def _best(arguments: argparse.Namespace) -> int:
     else:
         _print_values(space.parse({pair.name: pair.value for pair in best.parameters}), arguments.output)
     return SUCCEEDED
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from hpo_operator.katib import converted, is_experiment
+
+    documents = manifests.read_file(arguments.experiment)
+    experiments = [each for each in documents if is_experiment(each)]
+    if len(experiments) != 1:
+        rule = f"holds {len(experiments)} Experiments of kubeflow.org; exactly one is needed"
+        raise InvalidInput([Fault(str(arguments.experiment), None, rule, "Put each of them into a file of its own.")])
+    found = converted(experiments[0].data)
+    _print_values(found.study, arguments.output)
+    _tell([*experiments[0].notes, *map(str, found.notes)])
+    for fault in found.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return BAD_INPUT if found.faults else SUCCEEDED
 
 
 # Pieces

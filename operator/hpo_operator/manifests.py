@@ -300,7 +300,7 @@ def _meant(document: Document) -> Iterator[Fault]:
     """What to mend in a document that looks like a Study, and is none."""
     kind, version = document.data.get("kind"), document.data.get("apiVersion")
     if kind == "Experiment" and _group(document) == "kubeflow.org":
-        remedy = "The search space, objective and template of a Study are written differently: begin with an example."
+        remedy = f"`hpo convert {document.source}` prints it as a Study."
         yield Fault(f"{document.place}: kind", kind, "is Katib's, and cannot be read as a Study", remedy)
     elif kind == KIND:
         rule = "is required" if version is None else "is not the group of a Study"

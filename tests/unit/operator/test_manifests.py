@@ -386,7 +386,7 @@ def test_the_Study_is_found_among_documents_of_other_kinds_and_these_are_counted
         (
             "apiVersion: kubeflow.org/v1beta1\nkind: Experiment\n",
             "study.yaml:1: kind: 'Experiment': is Katib's, and cannot be read as a Study. "
-            "The search space, objective and template of a Study are written differently: begin with an example.",
+            "`hpo convert study.yaml` prints it as a Study.",
         ),
     ],
 )
