@@ -65,6 +65,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "keep one",
     ),
     "a password without a name": ({"prometheus": {"basicAuth": {"secretName": "b"}}}, "needs both username and secretName"),
+    "certificates from a Secret and from a ConfigMap at once": (
+        {"prometheus": {"ca": {"secretName": "a", "configMapName": "b"}}},
+        r"prometheus\.ca\.secretName and prometheus\.ca\.configMapName are both given; keep one",
+    ),
     "no port of the API server, by which all ports would be open": ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
 }
 
