@@ -69,6 +69,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"prometheus": {"ca": {"secretName": "a", "configMapName": "b"}}},
         r"prometheus\.ca\.secretName and prometheus\.ca\.configMapName are both given; keep one",
     ),
+    "a label of all objects by which pods are selected": (
+        {"commonLabels": {"app.kubernetes.io/name": "tuning"}},
+        r"commonLabels may not have app\.kubernetes\.io/name, by which .*: leave it out; nameOverride changes it",
+    ),
+    "a label of the pod by which it is selected": (
+        {"podLabels": {"app.kubernetes.io/component": "tuner"}},
+        r"podLabels may not have app\.kubernetes\.io/component, by which .*: leave it out",
+    ),
     "no port of the API server, by which all ports would be open": ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
 }
 

@@ -208,6 +208,20 @@ def test_what_is_for_all_objects_or_pods_is_in_each_of_them_and_more_objects_are
     assert pods["studies"]["spec"]["priorityClassName"] == "system-cluster-critical"
 
 
+def test_a_label_that_is_given_twice_or_is_the_charts_own_stands_once_and_is_that_of_the_nearer_value() -> None:
+    part, team = "app.kubernetes.io/part-of", "example.com/team"
+    monitoring = {"enabled": True, "labels": {team: "monitoring"}, "dashboards": {"labels": {team: "dashboards"}}}
+    given = {"commonLabels": {part: "platform", team: "all"}, "podLabels": {team: "pod"}, "monitoring": monitoring}
+    objects = Helm().template(values={**FULL, **given})
+    labels = {(each["kind"], each["metadata"]["name"]): each["metadata"]["labels"] for each in objects}
+    (operator,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", RELEASE))
+    labels["Pod", RELEASE] = operator["spec"]["template"]["metadata"]["labels"]
+    assert {each[part] for each in labels.values()} == {"platform"}
+    nearer = {**dict.fromkeys(("PodMonitor", "ServiceMonitor", "PrometheusRule"), "monitoring"), "Pod": "pod"}
+    expected = {key: "dashboards" if "dashboard" in key[1] else nearer.get(key[0], "all") for key in labels}
+    assert {key: each[team] for key, each in labels.items()} == expected
+
+
 def test_with_namespaces_nothing_is_the_clusters_whatever_else_is_made() -> None:
     objects = Helm().template(values={**FULL, "watchNamespaces": ["a", "b"], "crds": {"enabled": False}})
     assert {each["kind"] for each in objects} > {"PodMonitor", "Role", "RoleBinding", "NetworkPolicy"}
