@@ -14,7 +14,6 @@ from tests.testbed.processes import run
 pytestmark = pytest.mark.control_plane
 
 ALERTS = CHART / "files" / "alerts.yaml"
-MONITORED = {"crds": {"enabled": False}, "monitoring": {"enabled": True}}
 EXPECTATIONS = Path(__file__).with_name("alerts.yaml")
 
 
@@ -34,7 +33,7 @@ def test_the_operator_of_one_release_does_not_hide_that_that_of_another_is_away(
     here = {("hpo-operator", "team-a"): "1x60", ("hpo-operator", "team-b"): "1x9 _x50", ("tuning", "team-b"): "1x60"}
     files, series = [], []
     for (release, namespace), values in here.items():
-        made = yaml.safe_load_all(Helm()("template", release, str(CHART), "--namespace", namespace, values=MONITORED))
+        made = Helm().template(values={"monitoring": {"enabled": True}}, release=release, namespace=namespace)
         kinds = {each["kind"]: each for each in made}
         files.append(tmp_path / f"{namespace}-{release}.yaml")
         files[-1].write_text(yaml.safe_dump(kinds["PrometheusRule"]["spec"]))

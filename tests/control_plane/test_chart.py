@@ -77,6 +77,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"podLabels": {"app.kubernetes.io/component": "tuner"}},
         r"podLabels may not have app\.kubernetes\.io/component, by which .*: leave it out",
     ),
+    "a label that is no text": (
+        {"commonLabels": {"example.com/year": 2026}},
+        "/commonLabels/example.com~1year': got number, want string",
+    ),
+    "a bundled Prometheus of no version": (
+        {"bundledPrometheus": {"enabled": True, "image": {"tag": ""}}},
+        r"bundledPrometheus\.image\.tag and bundledPrometheus\.image\.digest are both empty; give one",
+    ),
     "no port of the API server, by which all ports would be open": ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
 }
 

@@ -34,9 +34,15 @@ class Helm:
         command = [program("helm"), *arguments, "--values", "-"]
         return run(command, input=yaml.safe_dump(dict(values)), environment=self._environment)
 
-    def template(self, *arguments: str, values: Mapping[str, Any] | Path | None = None) -> list[dict[str, Any]]:
+    def template(
+        self,
+        *arguments: str,
+        values: Mapping[str, Any] | Path | None = None,
+        release: str = RELEASE,
+        namespace: str = SYSTEM,
+    ) -> list[dict[str, Any]]:
         """The objects of the chart. Raises ConstructorError where one has a key twice: helm takes the last, others refuse it."""
-        text = self("template", RELEASE, str(CHART), "--namespace", SYSTEM, *arguments, values=values)
+        text = self("template", release, str(CHART), "--namespace", namespace, *arguments, values=values)
         return [each for each in yaml.load_all(text, _Strict) if each]
 
 

@@ -2,14 +2,15 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* A release's name may have dots, a Service's may not. */}}
 {{- define "hpo-operator.fullname" -}}
 {{- $name := include "hpo-operator.name" . -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -69,14 +70,14 @@ app.kubernetes.io/part-of: hpo-operator
 {{- toYaml $labels -}}
 {{- end -}}
 
-{{/* An image's whole name: of (dict "image" … "tag" the default tag). */}}
+{{/* An image's whole name: of (dict "image" … "tag" the default tag, which the operator's own has). */}}
 {{- define "hpo-operator.image" -}}
 {{- $name := .image.repository -}}
 {{- with .image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" $name .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $name (default .tag .image.tag) -}}
+{{- printf "%s:%s" $name (default .tag .image.tag | required "bundledPrometheus.image.tag and bundledPrometheus.image.digest are both empty; give one") -}}
 {{- end -}}
 {{- end -}}
 
