@@ -62,7 +62,7 @@ class Ledger:
     numbers of those that were deleted by hand and whose workload may still be there. `kept` holds (completion time, number), in
     this order, of ended Trials whose workloads are known to be at rest, and only wait for their time to live to pass. `restorable`
     are ended Trials whose checkpoints are kept, which take `checkpoint_bytes`, `collecting` those whose folders of checkpoints are
-    to be removed.
+    to be removed. `finished` counts all that are known to have ended, by the reason of `Succeeded`: what is deleted stays in it.
 
     `version` grows with each change that an algorithm could see; `changed[version:]` are the numbers of the Trials behind it.
     """
@@ -81,6 +81,7 @@ class Ledger:
         self._sizes: dict[int, int] = {}  # of the checkpoints that are kept
         self.changed = Changes()
         self.gpu_seconds = 0
+        self.finished: Counter[str] = Counter()
         self._created = created
         self._reasons: Counter[str] = Counter()
         self._views: dict[int, algorithms.Trial] = {}
@@ -107,11 +108,6 @@ class Ledger:
     @property
     def ended(self) -> int:
         return len(self.trials) - len(self.active)
-
-    @property
-    def reasons(self) -> Mapping[str, int]:
-        """Ended Trials by the reason of `Succeeded`."""
-        return self._reasons
 
     @property
     def failed(self) -> int:
@@ -169,6 +165,7 @@ class Ledger:
             return
         self.active.pop(number, None)
         self.uncleaned[number] = trial
+        self.finished[c.reason(trial.status.conditions, c.SUCCEEDED)] += 1
         self._count(trial, 1)
         if self._rankings is not None:
             self._rank(self._rankings, trial)

@@ -388,7 +388,8 @@ def test_Prometheus_has_taken_the_alerts(prometheus: Server) -> None:
 def all_are_well(prometheus: Server) -> bool:
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert all(rule["health"] != "err" for rule in rules), rules
-    return all(rule["health"] == "ok" for rule in rules)
+    away = {rule["state"] for rule in rules if rule["name"] == "HpoOperatorAway"}
+    return all(rule["health"] == "ok" for rule in rules) and away == {"inactive"}
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,26 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "keep one",
     ),
     "a password without a name": ({"prometheus": {"basicAuth": {"secretName": "b"}}}, "needs both username and secretName"),
+    "certificates from a Secret and from a ConfigMap at once": (
+        {"prometheus": {"ca": {"secretName": "a", "configMapName": "b"}}},
+        r"prometheus\.ca\.secretName and prometheus\.ca\.configMapName are both given; keep one",
+    ),
+    "a label of all objects by which pods are selected": (
+        {"commonLabels": {"app.kubernetes.io/name": "tuning"}},
+        r"commonLabels may not have app\.kubernetes\.io/name, by which .*: leave it out; nameOverride changes it",
+    ),
+    "a label of the pod by which it is selected": (
+        {"podLabels": {"app.kubernetes.io/component": "tuner"}},
+        r"podLabels may not have app\.kubernetes\.io/component, by which .*: leave it out",
+    ),
+    "a label that is no text": (
+        {"commonLabels": {"example.com/year": 2026}},
+        "/commonLabels/example.com~1year': got number, want string",
+    ),
+    "a bundled Prometheus of no version": (
+        {"bundledPrometheus": {"enabled": True, "image": {"tag": ""}}},
+        r"bundledPrometheus\.image\.tag and bundledPrometheus\.image\.digest are both empty; give one",
+    ),
     "no port of the API server, by which all ports would be open": ({"networkPolicy": {"apiServerPorts": []}}, "apiServerPorts"),
 }
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import itertools
 import json
+import re
 import threading
 import urllib.parse
 import urllib.request
@@ -82,6 +83,19 @@ def test_the_Prometheus_operator_takes_what_the_chart_makes_for_it(made: Made, t
     wanted_alerts = {rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
     assert {rule["alert"] for group in yaml.safe_load(made.rules)["groups"] for rule in group["rules"]} == wanted_alerts
     assert "docs/runbooks" not in made.rules
+
+
+def test_the_alert_on_an_absent_operator_names_the_labels_that_the_Prometheus_operator_gives_its_series(made: Made) -> None:
+    (job,) = (each for each in yaml.safe_load(made.by_operator)["scrape_configs"] if each["job_name"].split("/")[2] == RELEASE)
+    given = [
+        (tuple(each["source_labels"]), each["target_label"])
+        for each in job["relabel_configs"]
+        if "target_label" in each and "source_labels" in each
+    ]
+    assert (("__meta_kubernetes_namespace",), "namespace") in given
+    assert [source for source, target in given if target == "job"] == [("__meta_kubernetes_service_name",)]
+    (expression,) = re.findall(r"absent\(.*\)", made.rules)
+    assert expression == f'absent(hpo_build_info{{namespace="{SYSTEM}", job="{RELEASE}"}})'
 
 
 # Pods that pretend

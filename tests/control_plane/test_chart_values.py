@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -208,6 +209,20 @@ def test_what_is_for_all_objects_or_pods_is_in_each_of_them_and_more_objects_are
     assert pods["studies"]["spec"]["priorityClassName"] == "system-cluster-critical"
 
 
+def test_a_label_that_is_given_twice_or_is_the_charts_own_stands_once_and_is_that_of_the_nearer_value() -> None:
+    part, team = "app.kubernetes.io/part-of", "example.com/team"
+    monitoring = {"enabled": True, "labels": {team: "monitoring"}, "dashboards": {"labels": {team: "dashboards"}}}
+    given = {"commonLabels": {part: "platform", team: "all"}, "podLabels": {team: "pod"}, "monitoring": monitoring}
+    objects = Helm().template(values={**FULL, **given})
+    labels = {(each["kind"], each["metadata"]["name"]): each["metadata"]["labels"] for each in objects}
+    (operator,) = (each for each in objects if (each["kind"], each["metadata"]["name"]) == ("Deployment", RELEASE))
+    labels["Pod", RELEASE] = operator["spec"]["template"]["metadata"]["labels"]
+    assert {each[part] for each in labels.values()} == {"platform"}
+    nearer = {**dict.fromkeys(("PodMonitor", "ServiceMonitor", "PrometheusRule"), "monitoring"), "Pod": "pod"}
+    expected = {key: "dashboards" if "dashboard" in key[1] else nearer.get(key[0], "all") for key in labels}
+    assert {key: each[team] for key, each in labels.items()} == expected
+
+
 def test_with_namespaces_nothing_is_the_clusters_whatever_else_is_made() -> None:
     objects = Helm().template(values={**FULL, "watchNamespaces": ["a", "b"], "crds": {"enabled": False}})
     assert {each["kind"] for each in objects} > {"PodMonitor", "Role", "RoleBinding", "NetworkPolicy"}
@@ -249,10 +264,46 @@ def test_a_million_is_written_as_a_whole_number_and_not_as_1e06_which_nobody_rea
     assert text.count(f": {million}\n") == 7
 
 
-def test_a_namespace_whose_name_is_a_number_is_written_as_text() -> None:
-    objects = Helm().template(values={**FULL, "watchNamespaces": ["2026"]})
-    assert {each["kind"] for each in objects if each["metadata"].get("namespace") == "2026"} == {"Role", "RoleBinding"}
-    assert [each for each in objects if not isinstance(each["metadata"].get("namespace", ""), str)] == []
+UNUSUAL: dict[str, tuple[str, str, Object]] = {
+    "numbers": (
+        "4710",
+        "4711",
+        {
+            **FULL,
+            "fullnameOverride": "hpo",
+            "nameOverride": "4701",
+            "serviceAccount": {"name": "4702"},
+            "priorityClassName": "4703",
+            "prometheus": {"bearerToken": {"secretName": "4704", "key": "4705"}, "ca": {"configMapName": "4706", "key": "4707"}},
+            "bundledPrometheus": {"enabled": True, "existingClaim": "4708"},
+            "monitoring": {"enabled": True, "dashboards": {"namespace": "4709"}},
+        },
+    ),
+    "numbers with Roles in the namespaces": (
+        "4710",
+        "4711",
+        {**FULL, "fullnameOverride": "hpo", "watchNamespaces": ["4711", "4712"]},
+    ),
+    "long": ("a" * 53, "n" * 63, {**FULL, "nameOverride": "b" * 70}),
+    "a hyphen where the name is cut": ("a", "n", {**FULL, "fullnameOverride": f"{'c' * 49}-{'d' * 9}"}),
+    "dots": ("hpo.v1", "n", FULL),
+}
+
+
+@pytest.mark.parametrize("called", UNUSUAL)
+def test_whatever_things_are_called_names_and_labels_are_what_Kubernetes_takes_and_select_one_pod(called: str) -> None:
+    release, namespace, values = UNUSUAL[called]
+    objects = Helm().template(values=values, release=release, namespace=namespace)
+    assert re.findall(r"[ \[]47\d\d[,}\]]", json.dumps(objects)) == [], "a name that is written as a number"
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "Deployment"]
+    labels = [*pods, *(each["metadata"]["labels"] for each in objects)]
+    assert [value for each in labels for value in each.values() if not re.fullmatch(r"(?=.{1,63}$)\w([-\w.]*\w)?", value)] == []
+    services = of_kind(objects, "Service")
+    assert [name for name in services if not re.fullmatch(r"(?=.{1,63}$)[a-z]([-a-z0-9]*[a-z0-9])?", name)] == []
+    selectors = [each["spec"]["selector"] for each in services.values()]
+    selectors += [each["spec"]["podSelector"]["matchLabels"] for each in objects if each["kind"] == "NetworkPolicy"]
+    selectors += [each["spec"]["selector"]["matchLabels"] for each in objects if each["kind"] == "Deployment"]
+    assert [sum(each.items() <= pod.items() for pod in pods) for each in selectors] == [1] * 6
 
 
 # Files

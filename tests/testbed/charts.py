@@ -34,7 +34,21 @@ class Helm:
         command = [program("helm"), *arguments, "--values", "-"]
         return run(command, input=yaml.safe_dump(dict(values)), environment=self._environment)
 
-    def template(self, *arguments: str, values: Mapping[str, Any] | Path | None = None) -> list[dict[str, Any]]:
-        """The objects of the chart."""
-        text = self("template", RELEASE, str(CHART), "--namespace", SYSTEM, *arguments, values=values)
-        return [each for each in yaml.safe_load_all(text) if each]
+    def template(
+        self,
+        *arguments: str,
+        values: Mapping[str, Any] | Path | None = None,
+        release: str = RELEASE,
+        namespace: str = SYSTEM,
+    ) -> list[dict[str, Any]]:
+        """The objects of the chart. Raises ConstructorError where one has a key twice: helm takes the last, others refuse it."""
+        text = self("template", release, str(CHART), "--namespace", namespace, *arguments, values=values)
+        return [each for each in yaml.load_all(text, _Strict) if each]
+
+
+class _Strict(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"keys given twice: {', '.join(sorted(twice))}", node.start_mark)
+        return super().construct_mapping(node, deep)

@@ -2,14 +2,15 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* A release's name may have dots, a Service's may not. */}}
 {{- define "hpo-operator.fullname" -}}
 {{- $name := include "hpo-operator.name" . -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -27,37 +28,56 @@
 
 {{/* Labels by which pods are selected: they must never change. */}}
 {{- define "hpo-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
 {{- define "hpo-operator.prometheusSelectorLabels" -}}
-app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: prometheus
 {{- end -}}
 
-{{- define "hpo-operator.labels" -}}
+{{- define "hpo-operator.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-app.kubernetes.io/name: {{ include "hpo-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "hpo-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: hpo-operator
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
-{{/* An image's whole name: of (dict "image" … "tag" the default tag). */}}
+{{- define "hpo-operator.labels" -}}
+{{- include "hpo-operator.labelsAnd" (list .) -}}
+{{- end -}}
+
+{{/* The labels of an object, of (list . more …): each key once, and of maps that have the same one the later goes before. */}}
+{{- define "hpo-operator.labelsAnd" -}}
+{{- $chart := first . -}}
+{{- range $field := list "commonLabels" "podLabels" -}}
+{{- range $key := include "hpo-operator.selectorLabels" $chart | fromYaml | keys | sortAlpha -}}
+{{- if hasKey (get $chart.Values $field) $key -}}
+{{- $remedy := ternary "; nameOverride changes it" "" (eq $key "app.kubernetes.io/name") -}}
+{{- fail (printf "%s may not have %s, by which the chart's pods are selected: leave it out%s" $field $key $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $labels := include "hpo-operator.ownLabels" $chart | fromYaml -}}
+{{- range $more := prepend (rest .) $chart.Values.commonLabels -}}
+{{- range $key, $value := $more -}}{{- $_ := set $labels $key $value -}}{{- end -}}
+{{- end -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/* An image's whole name: of (dict "image" … "tag" the default tag, which the operator's own has). */}}
 {{- define "hpo-operator.image" -}}
 {{- $name := .image.repository -}}
 {{- with .image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" $name .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $name (default .tag .image.tag) -}}
+{{- printf "%s:%s" $name (default .tag .image.tag | required "bundledPrometheus.image.tag and bundledPrometheus.image.digest are both empty; give one") -}}
 {{- end -}}
 {{- end -}}
 

@@ -67,7 +67,7 @@ class StoreCollector:
             for name in ("active", "running", "completed", "early_stopped", "failed", "infeasible"):
                 trials.add_metric([*key, name], getattr(counts, name))
             # All reasons from the start: of a series that begins at 5 Prometheus sees no increase.
-            for ended, count in {**dict.fromkeys(sorted(c.ENDS), 0), **state.ledger.reasons}.items():
+            for ended, count in {**dict.fromkeys(sorted(c.ENDS), 0), **state.ledger.finished}.items():
                 finished.add_metric([*key, ended], count)
             gpu.add_metric(key, state.ledger.gpu_seconds)
             stored.add_metric(key, state.ledger.checkpoint_bytes)
