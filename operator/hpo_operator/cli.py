@@ -44,6 +44,7 @@ Hyperparameter optimization: run a Study to its end on this machine.
   hpo exec -- program args      inside a Trial: report what an unmodified program prints
 """
 EXPORTED = "results folder of `hpo run`, or a file (- for standard input) with a cluster's Study and Trials as kubectl prints them"
+NOWHERE = 'the working directory was deleted: change to one that exists, or cd "$PWD" where it was made anew.'
 CODES = "Exit codes: 0 the Study succeeded, 1 it failed, 2 the input was bad, 130 it was interrupted."
 
 
@@ -58,11 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # names and a program's words may hold what its encoding has not
         code: int = arguments.run(arguments)
         sys.stdout.flush()
-    except InvalidInput as error:
-        print("\n".join(f"error: {fault}" for fault in error.faults), file=sys.stderr)
-        return BAD_INPUT
     except AlgorithmsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        faults = error.faults if isinstance(error, InvalidInput) else [error]
+        print("\n".join(f"error: {fault}" for fault in faults), file=sys.stderr)
+        if _is_nowhere():
+            _tell([NOWHERE])
+        return BAD_INPUT
+    except FileNotFoundError:
+        if not _is_nowhere():
+            raise
+        print(f"error: {NOWHERE}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
         _silence()
@@ -449,6 +455,15 @@ def _interrupts(interrupt: Callable[[], None]) -> Iterator[None]:
     finally:
         for each in previous:
             signal.signal(each, previous[each])
+
+
+def _is_nowhere() -> bool:
+    """Whether there is no working directory any more, in which relative paths begin."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _silence() -> None:

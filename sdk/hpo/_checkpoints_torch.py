@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo._errors import InvalidCheckpoint
+from hpo._notices import note_once
 
 if TYPE_CHECKING:
     from hpo.checkpoint import Checkpoint
@@ -32,18 +34,39 @@ def writer(parts: Mapping[str, Any], extra: object) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         states = {name: _plain(part.state_dict()) for name, part in parts.items()}
-        import_module("torch").save({"parts": states, "extra": _plain(extra)}, folder / FILE)
+        torch = import_module("torch")
+        torch.save({"parts": states, "extra": _plain(extra)}, folder / FILE)
+        unread = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda path: [])
+        with _numpy_too(torch):
+            others = ", ".join(sorted(unread(folder / FILE)))
+        if others:
+            note_once(others, f"{others}: no plain data; what holds it is loaded with load_torch(weights_only=False) alone")
 
     return write
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy as Python's own: torch saves them as they are, but does not load them as plain data."""
+    """Numbers and texts of numpy as Python's own, which torch loads as plain data."""
     if type(value) is dict:
         return {_plain(name): _plain(each) for name, each in value.items()}
     if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
-    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+    is_single = type(value).__module__ == "numpy" and type(value).__name__ != "ndarray" and getattr(value, "shape", None) == ()
+    return value.item() if is_single and value.dtype.kind in "biufcSU" else value
+
+
+def _numpy_too(torch: Any) -> Any:
+    """Lets torch load arrays of numpy as plain data: what makes them again runs no code that came with them."""
+    allowed = getattr(torch.serialization, "safe_globals", None)
+    try:
+        numpy = import_module("numpy")
+    except ImportError:
+        allowed = None
+    if allowed is None:  # no numpy, or torch before 2.5
+        return nullcontext()
+    makers = [each.__reduce__()[0] for each in (numpy.empty(0), numpy.float64())]
+    kinds = {type(numpy.dtype(code)) for code in numpy.typecodes["All"]}
+    return allowed([numpy.ndarray, numpy.dtype, bytes, *makers, *kinds])
 
 
 def restore(found: Checkpoint, parts: Mapping[str, Any], map_location: object, weights_only: bool) -> Any:
@@ -51,7 +74,9 @@ def restore(found: Checkpoint, parts: Mapping[str, Any], map_location: object, w
     path = found.path / FILE
     if not path.exists():
         raise InvalidCheckpoint("checkpoint", str(found.path), f"has no {FILE}", "Load it by what it was saved by")
-    content = import_module("torch").load(path, map_location=map_location, weights_only=weights_only)
+    torch = import_module("torch")
+    with _numpy_too(torch):
+        content = torch.load(path, map_location=map_location, weights_only=weights_only)
     states = content["parts"]
     for name in parts:
         if name not in states:

@@ -184,7 +184,8 @@ def save_torch(step: int, *, extra: object = None, **parts: Any) -> Checkpoint |
 
         hpo.checkpoint.save_torch(epoch, model=model, optimizer=optimizer, scheduler=scheduler, extra={"best": best})
 
-    `extra` is plain data: numbers, texts, tensors, lists and mappings of them. Returns and raises as `save`.
+    `extra` is plain data: numbers, texts, tensors, arrays of numpy, lists and mappings of them. Of anything else stderr says that
+    it takes `load_torch(weights_only=False)`. Returns and raises as `save`.
     """
     from hpo._checkpoints_torch import writer
 

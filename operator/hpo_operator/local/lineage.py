@@ -100,12 +100,16 @@ def best_number(study: Study) -> int:
 def replaying(study: Study, trials: Iterable[Trial], number: int) -> Study:
     """The Study that runs the schedule of one Trial once more.
 
-    Raises NoLineage where the Trial is no member of a population, InvalidStudy where its schedule is too long for a Study.
+    Raises NoLineage where the Trial is no member of a population or started from nothing, InvalidStudy where its schedule is too
+    long for a Study.
     """
     line, spec = ancestors(trials, number), study.manifest()["spec"]
     if "budget" not in spec or any(t.spec.slot is None or t.spec.slot.generation != place for place, t in enumerate(line)):
         remedy = "Only what pbt, pb2 and replay have trained can be replayed."
         raise NoLineage([Fault(f"Trial {number}", None, "is not a member of a population", remedy)])
+    if len(line) == 1:
+        rule = f"is of the first generation: its schedule is its own parameters, from nothing to {line[0].spec.budget}"
+        raise NoLineage([Fault(f"Trial {number}", None, rule, "Name one of a later generation with --trial.")])
     settings: Mapping[str, Any] = next(iter(study.spec.algorithm.values())) or {}
     limits = {field: value for field, value in spec.get("limits", {}).items() if field in KEPT_LIMITS}
     spec |= {

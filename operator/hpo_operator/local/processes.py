@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,11 +17,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hpo_algorithms import Fault
+
 from hpo_operator import conditions as c
 from hpo_operator.local.leftovers import LOG, end_leftovers, forget, remember
 from hpo_operator.local.program import Program
 from hpo_operator.local.store import RunBroken, WriteFailed
-from hpo_operator.local.tail import Tail, end_of, last_line
+from hpo_operator.local.tail import Tail, end_of, last_line, stands_for
 from hpo_operator.reports import Report, final_message, final_weights, live_reports, log_reports
 from hpo_operator.resources import StudySpec, WorkloadRef
 from hpo_operator.workloads import Phase, Workload
@@ -29,6 +32,7 @@ CURVE_LIMIT = 4096  # points kept of a running Trial's curve; the last ones win
 SWEEP_SECONDS = 5.0  # how long what a Trial left behind may outlive it
 SWEEP_PATIENCE = 1.0
 GPU_PATIENCE = 10.0  # what was killed holds its GPU until the driver has taken back all memory: seconds, where that is much
+METRICS, TERMINATION, PARAMETERS = "metrics.jsonl", "termination.log", "parameters.json"
 ROOM = 1 << 16  # bytes; more than a program's final message, with what else it writes at its end
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 EXHAUSTED = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -57,7 +61,7 @@ class _Run:
     def __post_init__(self) -> None:
         uid = f"{self.name}-{self.started.timestamp():.6f}"
         self.ref = WorkloadRef(api_version="v1", kind="Process", name=self.name, uid=uid)
-        self.metrics, self.log = Tail(self.folder / "metrics.jsonl"), Tail(self.folder / LOG)
+        self.metrics, self.log = Tail(self.folder / METRICS), Tail(self.folder / LOG)
 
     @property
     def running(self) -> bool:
@@ -156,9 +160,9 @@ class Processes:
     def _launch(self, number: int, run: _Run, trial: Mapping[str, str], before: Sequence[str]) -> None:
         variables = {
             **trial,
-            "HPO_PARAMETERS_FILE": str(run.folder / "parameters.json"),
-            "HPO_TERMINATION_FILE": str(run.folder / "termination.log"),
-            "HPO_METRICS_FILE": str(run.folder / "metrics.jsonl"),
+            "HPO_PARAMETERS_FILE": str(run.folder / PARAMETERS),
+            "HPO_TERMINATION_FILE": str(run.folder / TERMINATION),
+            "HPO_METRICS_FILE": str(run.folder / METRICS),
         }
         command, environment = self._program.resolved(variables)
         if self._hand_out:
@@ -213,7 +217,7 @@ class Processes:
         code = process.wait()
         self._release(run)
         self._read(run, last=True)
-        told = end_of(run.folder / "termination.log")
+        told = end_of(run.folder / TERMINATION)
         forget(run.folder)
         report = final_message(told)
         if code != 0 or report is None:
@@ -222,7 +226,7 @@ class Processes:
             phase=Phase.SUCCEEDED if code == 0 else Phase.FAILED,
             ref=run.ref,
             ended=True,
-            message="" if code == 0 else _why(code, run.folder),
+            message=_unread(run.folder) if code == 0 else _why(code, run.folder),
             exit_code=code if code >= 0 else 128 - code,
             started=run.started,
             finished=finished,
@@ -260,14 +264,23 @@ class Processes:
 def _prepare(folder: Path, parameters: str) -> int:
     """Make a Trial's folder as its program finds it; gives the open log. Raises WriteFailed."""
     try:
-        for leftover in ("metrics.jsonl", "termination.log"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(folder / leftover)  # of an earlier attempt, whose result this one's must not be taken for
-        (folder / "termination.log").touch()
-        (folder / "parameters.json").write_text(parameters)
+        for leftover in (METRICS, TERMINATION):
+            _remove(folder / leftover)  # of an earlier attempt, whose result this one's must not be taken for
+        for written in (PARAMETERS, LOG):
+            if stands_for(folder / written):
+                _remove(folder / written)  # an earlier attempt has put it in the file's place
+        (folder / TERMINATION).touch()
+        (folder / PARAMETERS).write_text(parameters)
         return os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise WriteFailed(folder, error) from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_full_disk(folder: Path) -> None:
@@ -308,6 +321,14 @@ def _signal(process: subprocess.Popen[bytes], what: signal.Signals) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, what)
+
+
+def _unread(folder: Path) -> str:
+    """What a program has put where its reports are read from files; empty where all are files."""
+    places = {"HPO_METRICS_FILE": METRICS, "HPO_TERMINATION_FILE": TERMINATION, "its log": LOG}
+    found = [(place, name, what) for place, name in places.items() if (what := stands_for(folder / name))]
+    remedy = "Let the program, or hpo.report, append lines to a file."
+    return " ".join(str(Fault(place, name, f"is {what}, must be a regular file", remedy)) for place, name, what in found)
 
 
 def _why(code: int, folder: Path) -> str:

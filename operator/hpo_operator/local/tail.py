@@ -1,10 +1,13 @@
-"""Reading a growing file line by line, whatever a program writes into it."""
+"""Reading a growing file line by line, whatever a program writes into it, or puts in its place."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_LINE = 65536  # what is longer is no metric; its rest is skipped
 CHUNK = 1 << 20
@@ -25,7 +28,7 @@ class Tail:
     def lines(self, *, last: bool = False) -> Iterator[str]:
         """New lines, at most a chunk of them at a time unless it is the `last` look, which also takes an unfinished line."""
         try:
-            with open(self._path, "rb") as file:
+            with _opened(self._path) as file:
                 size = os.fstat(file.fileno()).st_size  # what is added from now on is for the next look
                 file.seek(self._offset)
                 while self._offset < size and (chunk := file.read(min(CHUNK, size - self._offset))):
@@ -57,8 +60,28 @@ def last_line(path: Path, size: int = 4096) -> str:
 def end_of(path: Path, size: int = 4096) -> str:
     """The tail of a file, as the kubelet reads a termination message; empty where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
             return file.read(size).decode(errors="replace")
     except OSError:
         return ""
+
+
+def stands_for(path: Path) -> str:
+    """What stands where a file belongs, if it is none and so is not read; empty where it is one, or nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    if stat.S_ISREG(mode):
+        return ""
+    return "a directory" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a socket or a device"
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to be read. Raises OSError for what is none: a FIFO would be waited for, and a device may have no end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller's
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return file

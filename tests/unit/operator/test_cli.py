@@ -403,6 +403,18 @@ def test_a_folder_that_holds_no_results_is_refused(tmp_path, capsys, command):
 # The command itself
 
 
+@pytest.mark.parametrize("command", ["run", "replay", "trials", "plan"])
+def test_that_the_working_directory_was_deleted_is_said_with_what_to_do_and_no_traceback(laptop, monkeypatch, capsys, command):
+    study = laptop.write(REPORT)
+    gone = laptop.folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    argument = {"run": study, "replay": study, "trials": "results", "plan": "study.yaml"}[command]
+    assert cli.main([command, str(argument)]) == 2
+    assert "the working directory was deleted: change to one that exists" in capsys.readouterr().err
+
+
 def test_the_help_names_every_command_and_the_exit_codes():
     code, out, err = run("--help")
     assert (code, err) == (0, "")

@@ -297,6 +297,15 @@ def test_a_run_that_is_named_by_dots_is_replayed_into_the_folder_beside_it(lapto
     assert (laptop.folder / "results-replay" / "study.json").exists()
 
 
+def test_of_the_first_generation_there_is_no_schedule_to_replay_and_the_trial_is_named(laptop, capsys):
+    run(laptop)
+    for command in (["replay", laptop.folder / "study.json", "--of"], ["lineage", "--schedule", "-o", "yaml"]):
+        assert laptop.hpo(*command, laptop.results, "--trial", "1") == 2
+        told = "Trial 1: is of the first generation: its schedule is its own parameters, from nothing to 2. Name one of a later"
+        assert told in capsys.readouterr().err
+    assert not list(laptop.folder.glob("*-replay"))
+
+
 def test_what_is_no_population_cannot_be_replayed_and_says_so(laptop, capsys):
     laptop.write(laptop.script("train.py", TRAINING), budget={"min": 1, "max": 2})
     laptop.runner().run()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.unit.operator.local_studies import REPORT, Laptop, without_a_worker
+from tests.unit.operator.local_studies import REPORT, Laptop, wait_until, without_a_worker
 
 
 class Case(NamedTuple):
@@ -163,6 +163,38 @@ def test_a_study_that_has_failed_says_how_to_start_anew_when_the_program_is_mend
     laptop.write(REPORT, limits={"maxTrials": 1})
     assert laptop.hpo("run", "--fresh") == 0
     assert "--fresh" not in capsys.readouterr().out
+
+
+def test_what_is_no_file_where_reports_belong_is_named_and_not_waited_for(laptop):
+    laptop.write(
+        """cd "${HPO_METRICS_FILE%/*}"; rm termination.log log.txt; mkfifo metrics.jsonl termination.log; mkdir log.txt""",
+        metrics={"logs": {"pattern": "loss=(?P<loss>.*)"}},
+        limits={"maxTrials": 1},
+    )
+    assert laptop.fork().code() == 1
+    ((reason, message),) = laptop.outcomes()
+    assert reason == "ObjectiveMissing"
+    for place in (
+        "HPO_METRICS_FILE: 'metrics.jsonl': is a FIFO, must be a regular file. Let the program, or hpo.report, append lines",
+        "HPO_TERMINATION_FILE: 'termination.log': is a FIFO",
+        "its log: 'log.txt': is a directory",
+    ):
+        assert place in message
+
+
+def test_what_a_program_has_put_in_the_place_of_files_does_not_stand_in_the_way_of_its_next_attempt(laptop):
+    laptop.write(
+        f"""if [ -e again ]; then {REPORT}; exit; fi
+        here="${{HPO_METRICS_FILE%/*}}"; rm "$here"/log.txt "$here"/parameters.json "$here"/termination.log
+        mkfifo "$here"/log.txt "$here"/parameters.json; mkdir "$here"/termination.log; touch again; exec sleep 60""",
+        limits={"maxTrials": 1},
+    )
+    runner = laptop.fork()
+    wait_until((laptop.folder / "again").exists, "the first attempt")
+    runner.kill()
+    runner.code()
+    assert laptop.fork().code() == 0
+    assert laptop.reasons() == ["Completed"]
 
 
 def test_a_program_that_vanishes_during_the_study_fails_its_trials(laptop):

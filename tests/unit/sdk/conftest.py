@@ -122,7 +122,8 @@ def in_another_trial(checkpoints, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _as_a_fresh_process(monkeypatch):
-    """Tests set the variables that they mean, wherever they are run, and hear what is told once a process."""
+    """Tests set the variables that they mean, wherever they are run, hear what is told once a process, and have loaded nothing."""
     for name in [name for name in os.environ if name.startswith("HPO_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(_notices, "_told", set())
+    monkeypatch.setattr(_environment, "_gone_on_from", {})

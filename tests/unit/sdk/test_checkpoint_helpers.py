@@ -1,6 +1,8 @@
 """Arrays, estimators and states of torch in checkpoints; and what becomes of another Trial's learning rate."""
 
 import json
+from collections import OrderedDict
+from fractions import Fraction
 
 import pytest
 from hpo import _checkpoints_estimator, checkpoint
@@ -157,6 +159,33 @@ def test_numbers_of_numpy_beside_the_weights_are_numbers(torch):
     extra = {"best": numpy.float64(0.5), "seen": [numpy.int64(3), (numpy.bool_(True), "a")], numpy.int32(7): None}
     checkpoint.save_torch(1, extra=extra)
     assert checkpoint.load_torch().content == {"best": 0.5, "seen": [3, (True, "a")], 7: None}
+
+
+@pytest.mark.torch
+def test_arrays_of_numpy_beside_the_weights_come_back_as_they_were(torch):
+    numpy = pytest.importorskip("numpy")
+    extra = {
+        "means": [numpy.arange(6, dtype="float32").reshape(2, 3), {"none": numpy.zeros((0, 4)), "single": numpy.array(2.5)}],
+        "names": numpy.array(["a", "bc"]),
+        "days": (numpy.array(["2026-01-31"], dtype="datetime64[D]"), numpy.datetime64(1, "ns")),
+        "random": numpy.random.RandomState(3).get_state(),
+        "ordered": OrderedDict(best=numpy.float64(0.5)),
+    }
+    checkpoint.save_torch(1, extra=extra)
+    found = checkpoint.load_torch().content
+    assert found["means"][0].dtype == "float32"
+    assert repr(found) == repr(extra)
+
+
+@pytest.mark.torch
+def test_what_needs_more_than_plain_data_to_be_loaded_is_named_when_it_is_saved(torch, capsys):
+    checkpoint.save_torch(1, extra={"best": 0.5})
+    assert capsys.readouterr().err == ""
+    checkpoint.save_torch(2, extra={"share": Fraction(1, 3)})
+    told = capsys.readouterr().err
+    assert "fractions.Fraction: no plain data" in told
+    assert "load_torch(weights_only=False)" in told
+    assert checkpoint.load_torch(weights_only=False).content == {"share": Fraction(1, 3)}
 
 
 @pytest.mark.torch
