@@ -36,7 +36,7 @@ def writer(parts: Mapping[str, Any], extra: object) -> Callable[[Path], None]:
         states = {name: _plain(part.state_dict()) for name, part in parts.items()}
         torch = import_module("torch")
         torch.save({"parts": states, "extra": _plain(extra)}, folder / FILE)
-        unread = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda path: [])
+        unread: Callable[[Path], list[str]] = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda path: [])
         with _numpy_too(torch):
             others = ", ".join(sorted(unread(folder / FILE)))
         if others:
