@@ -27,7 +27,6 @@ from hpo_algorithms.trials import Draw, History, Problem
 MAX_GOOD = 25  # more would only blur the density of the good; with 7 in 100 this is reached at 350 Trials
 SCARCE_SHARE = 0.25  # of the results, good while less than half keep the constraints, for where that is has to be learned, too
 FAIR_SHARE = 0.35  # of the results, good enough to say where a parameter alone should be; 0.25 was a little worse
-FEW_ACTIVE = 3  # Trials still running; with more, draws from the good alone would be around the same few places
 MAX_BAD = 150  # a sample of the others says as much about where they lie, and keeps 10,000 Trials as cheap as 1,000
 
 
@@ -47,8 +46,7 @@ class TPE:
        on which others are conditional are left out: how good a kernel is shows only once its own parameters are right. So are
        Trials still running: together they keep to different places, but each value of theirs may well be a good one.
     5. Of `candidates` the one with the largest product is proposed. Half of them are drawn from the density l of the good, half
-       with each parameter from another Trial of that third: what two have found in different parameters comes together. Where more
-       than three Trials are still running all draws are such ones.
+       with each parameter from another Trial of that third: what two have found in different parameters comes together.
 
     A proposal takes about two milliseconds. For less than a few hundred Trials that are expensive, `auto` and `gp` find more.
     """
@@ -98,9 +96,8 @@ class TPE:
 
         def one(number: int, attempt: int) -> Draw:
             nonlocal X
-            rng, running = stream(problem.seed, number, f"tpe/{attempt}"), len(X) - ended
-            mixed = self.candidates if running > FEW_ACTIVE else self.candidates // 2
-            C = np.concatenate([good.sample(rng, self.candidates - mixed), fair.sample(rng, mixed, mixed=True)])
+            rng, half = stream(problem.seed, number, f"tpe/{attempt}"), self.candidates // 2
+            C = np.concatenate([good.sample(rng, self.candidates - half), fair.sample(rng, half, mixed=True)])
             near, far = good.kernels(C), Parzen(space, X[n_good:], self.bandwidth).kernels(C)
             scores = together(near) - together(far)
             if parents:

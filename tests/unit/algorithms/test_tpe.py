@@ -139,20 +139,6 @@ def test_active_trials_count_for_half_of_what_the_densities_wait_for():
     assert drawn(3, 4) != waited
 
 
-@pytest.mark.parametrize(("running", "drawn"), [(3, {(64, False), (64, True)}), (4, {(0, False), (128, True)})])
-def test_where_many_are_active_what_two_have_found_comes_together_in_all_candidates(monkeypatch, running, drawn):
-    asked, sample = set(), Parzen.sample
-
-    def spied(self, rng, m, mixed=False):
-        asked.add((m, mixed))
-        return sample(self, rng, m, mixed)
-
-    monkeypatch.setattr(Parzen, "sample", spied)
-    known = trials(LINE, 20, lambda p: p["x"]) + [Trial(20 + i, {"x": i / 10}) for i in range(running)]
-    TPE().draw(Problem(LINE), known, [len(known)])
-    assert asked == drawn
-
-
 def test_several_at_once_are_what_one_after_another_would_be():
     history = trials(MIXED, 30, lambda p: abs(math.log10(p["lr"]) + 3))
     together = TPE().draw(Problem(MIXED), history, [30, 31, 32])
