@@ -194,7 +194,7 @@ def _refuse_what_no_study_has(spec: _Spec) -> None:
 
 class _Conversion:
     def __init__(self, experiment: Mapping[str, Any], spec: _Spec) -> None:
-        self._metadata: Mapping[str, Any] = experiment.get("metadata") or {}
+        self._metadata = _mapping(experiment.get("metadata"))
         self._spec = spec
         self._found = Converted({})
         settings = {each.name: str(each.value) for each in spec.algorithm.algorithm_settings}
@@ -377,7 +377,9 @@ class _Conversion:
         asked = self._spec.trial_template
         workload = self._filled(copy.deepcopy(asked.trial_spec or {}), "trialTemplate.trialSpec")
         kind, version = workload.get("kind"), workload.get("apiVersion")
-        metadata = {key: value for key, value in (workload.pop("metadata", None) or {}).items() if key in ("labels", "annotations")}
+        metadata = {
+            key: value for key, value in _mapping(workload.pop("metadata", None)).items() if key in ("labels", "annotations")
+        }
         reporter: dict[str, Any] = self._reporter(workload)
         whole = {**({"metadata": metadata} if metadata else {}), "spec": workload.get("spec")}
         found: dict[str, Any]
@@ -391,7 +393,7 @@ class _Conversion:
         if kind == "TrainJob":
             remedy = "Write the JobSet that its runtime makes of it."
             self._fault("trialTemplate.trialSpec.kind", kind, "gives its pods no label by which they could be found", remedy)
-        if (asked.success_condition or asked.failure_condition) and kind not in ENDS_KNOWN:
+        if (asked.success_condition or asked.failure_condition) and str(kind) not in ENDS_KNOWN:
             remedy = "See `succeeded` and `failed` in docs/workloads.md."
             self._note("trialTemplate.successCondition", asked.success_condition, "is said by whoever allows the kind", remedy)
         if asked.retain:
@@ -408,20 +410,20 @@ class _Conversion:
         found: dict[str, Any] = {}
         pods = list(_pod_specs(spec))
         labels = asked.primary_pod_labels
-        replicas = next((v for k, v in spec.items() if k.endswith("eplicaSpecs")), None) if isinstance(spec, dict) else None
-        if isinstance(replicas, dict) and len(replicas) > 1:
+        replicas = next((_mapping(value) for key, value in _mapping(spec).items() if str(key).endswith("ReplicaSpecs")), {})
+        if len(replicas) > 1:
             name = next((each for each in PRIMARY if each in replicas), next(iter(replicas)))
-            template = replicas[name].setdefault("template", {})
-            template.setdefault("metadata", {}).setdefault("labels", {})[ROLE] = name.lower()
+            template = _mapping(_mapping(replicas[name]).get("template"))
+            metadata = _mapping(template.get("metadata"))
+            template["metadata"] = {**metadata, "labels": {**_mapping(metadata.get("labels")), ROLE: name.lower()}}
             found["podSelector"] = {ROLE: name.lower()}
-        elif labels and any((each.get("labels") or {}).items() >= labels.items() for each in _mappings(spec)):
+        elif labels and any(_mapping(each.get("labels")).items() >= labels.items() for each in _mappings(spec)):
             found["podSelector"] = labels
         elif labels and len(pods) > 1:
             remedy = "Give them to one, and name them in template.reporter.podSelector."
             self._note("trialTemplate.primaryPodLabels", None, "no pod template has these labels", remedy)
-        name = asked.primary_container_name
-        if name and any(len(each) > 1 for each in pods):
-            found["container"] = name
+        if asked.primary_container_name and any(len(each) > 1 for each in pods):
+            found["container"] = asked.primary_container_name
         return found
 
     def _filled(self, value: Any, path: str) -> Any:
@@ -457,9 +459,8 @@ class _Conversion:
 
     def _said_of_template(self, path: str, said: re.Match[str]) -> str:
         workload: Mapping[str, Any] = self._spec.trial_template.trial_spec or {}
-        metadata = workload.get("metadata") or {}
         if said[2]:
-            value = (metadata.get(said[2].lower()) or {}).get(said[3])
+            value = _mapping(_mapping(workload.get("metadata")).get(said[2].lower())).get(said[3])
         else:
             namespace = self._metadata.get("namespace", "default")
             value = {"Namespace": namespace, "Kind": workload.get("kind"), "APIVersion": workload.get("apiVersion")}[said[1]]
@@ -496,6 +497,11 @@ def _whole(text: str) -> int | None:
         return int(float(text))
     except (ValueError, OverflowError):
         return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """It, where it is a mapping; what is wrong with another value, the Study's validation says."""
+    return value if isinstance(value, dict) else {}
 
 
 def _mappings(value: Any) -> Sequence[dict[str, Any]]:

@@ -318,6 +318,24 @@ def test_what_cannot_be_a_Study_is_refused_with_its_place(changes: Object, words
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "workload",
+    [
+        {"apiVersion": "batch/v1", "kind": ["Job"], "metadata": "m", "spec": 3},
+        {"apiVersion": "kubeflow.org/v1", "kind": "TFJob", "spec": {"tfReplicaSpecs": {"Chief": 1, "Worker": None}}},
+        {
+            "apiVersion": "kubeflow.org/v1",
+            "kind": "TFJob",
+            "spec": {"tfReplicaSpecs": {"Chief": {"template": {"metadata": []}}, "W": {}}},
+        },
+    ],
+)
+def test_a_template_that_is_none_is_read_without_an_accident(workload: Object) -> None:
+    asked = with_({"trialTemplate": {"trialSpec": workload, "primaryPodLabels": {"a": "b"}, "successCondition": "x"}})
+    for metadata in (None, "m", ["m"], {"name": 3}):
+        assert converted({**asked, "metadata": metadata}).faults != []
+
+
 def test_a_workload_whose_pods_cannot_be_found_is_a_fault() -> None:
     workload = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "spec": {"trainer": {"command": ["train"]}}}
     found = converted(with_({"trialTemplate": {"trialSpec": workload}}))
