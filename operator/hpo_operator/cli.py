@@ -178,7 +178,9 @@ def _convert_command(commands: Any) -> None:
         description="Print the Study that does what an Experiment of Katib's did. What is different is said on standard error.",
         epilog="Exit codes: 0 the Study is valid, 2 something is to be mended first, or the input was bad.",
     )
-    convert.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="a YAML file with one Experiment")
+    convert.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="a YAML file with one Experiment, or - for standard input"
+    )
     convert.add_argument("--output", "-o", choices=("yaml", "json"), default="yaml", help="how to print it (default: yaml)")
     convert.set_defaults(run=_convert)
 
@@ -357,11 +359,13 @@ def _best(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from hpo_operator.katib import converted, is_experiment
 
-    documents = manifests.read_file(arguments.experiment)
+    path: Path = arguments.experiment
+    source = "standard input" if str(path) == "-" else str(path)
+    documents = manifests.read_stream(sys.stdin.buffer, source) if str(path) == "-" else manifests.read_file(path)
     experiments = [each for each in documents if is_experiment(each)]
     if len(experiments) != 1:
         rule = f"holds {len(experiments)} Experiments of kubeflow.org; exactly one is needed"
-        raise InvalidInput([Fault(str(arguments.experiment), None, rule, "Put each of them into a file of its own.")])
+        raise InvalidInput([Fault(source, None, rule, "Put each of them into a file of its own.")])
     found = converted(experiments[0].data)
     _print_values(found.study, arguments.output)
     _tell([*experiments[0].notes, *map(str, found.notes)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +378,17 @@ def test_what_is_to_be_mended_is_said_beside_the_Study(tmp_path: Path, capsys: p
     assert json.loads(printed.out)["kind"] == "Study"
     assert "error: spec.algorithm.algorithmName: 'ours': is not known." in printed.err
     assert "note: spec.earlyStopping: 'medianstop': " in printed.err
+
+
+def test_what_kubectl_prints_is_read_from_standard_input() -> None:
+    stored = {**EXPERIMENT, "status": {"trials": 3}}
+    stored["metadata"] = {**EXPERIMENT["metadata"], "uid": "1", "generation": 1, "managedFields": [{"manager": "kubectl"}]}
+    command = [sys.executable, "-m", "hpo", "convert", "-"]
+    done = subprocess.run(command, input=yaml.safe_dump(stored), capture_output=True, text=True, check=True)
+    assert yaml.safe_load(done.stdout) == converted(EXPERIMENT).study
+    nothing = subprocess.run(command, input="kind: Study\n", capture_output=True, text=True, check=False)
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "standard input: holds 0 Experiments" in nothing.stderr
 
 
 def test_a_file_holds_one_Experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
