@@ -357,12 +357,12 @@ def _best(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from hpo_operator.katib import converted, is_experiment
+    from hpo_operator.katib import converted
 
     path: Path = arguments.experiment
     source = "standard input" if str(path) == "-" else str(path)
     documents = manifests.read_stream(sys.stdin.buffer, source) if str(path) == "-" else manifests.read_file(path)
-    experiments = [each for each in documents if is_experiment(each)]
+    experiments = [each for each in documents if manifests.is_experiment(each)]
     if len(experiments) != 1:
         rule = f"holds {len(experiments)} Experiments of kubeflow.org; exactly one is needed"
         raise InvalidInput([Fault(source, None, rule, "Put each of them into a file of its own.")])

@@ -17,11 +17,8 @@ from hpo_algorithms import Fault
 from pydantic import ValidationError
 
 from hpo_operator.environment import parameter_variable
-from hpo_operator.manifests import Document
 from hpo_operator.resources import API_VERSION, Observed
 from hpo_operator.validation import InvalidStudy, faults_of, read_study
-
-GROUP, KIND = "kubeflow.org", "Experiment"
 
 Text = str | int | float  # Katib writes numbers as texts; people who write them as numbers mean the same
 
@@ -156,12 +153,6 @@ class Converted:
     study: dict[str, Any]
     notes: list[Fault] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-
-
-def is_experiment(document: Document) -> bool:
-    """Whether it is one of Katib's."""
-    version = document.data.get("apiVersion")
-    return isinstance(version, str) and version.partition("/")[0] == GROUP and document.data.get("kind") == KIND
 
 
 def converted(experiment: Mapping[str, Any]) -> Converted:

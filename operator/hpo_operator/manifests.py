@@ -23,7 +23,16 @@ from hpo_operator import _kubectl_yaml
 from hpo_operator._kubectl_yaml import MAX_DEPTH, MAX_VALUES, TOO_DEEP, InvalidManifest, Reading, Value
 from hpo_operator.resources import API_VERSION, GROUP
 
-__all__ = ["MAX_BYTES", "Document", "InvalidManifest", "read_documents", "read_file", "read_stream", "study_document"]
+__all__ = [
+    "MAX_BYTES",
+    "Document",
+    "InvalidManifest",
+    "is_experiment",
+    "read_documents",
+    "read_file",
+    "read_stream",
+    "study_document",
+]
 
 MAX_BYTES = 4 * 2**20  # more than twice what etcd takes for one object
 KIND = "Study"
@@ -124,6 +133,11 @@ def study_document(documents: Sequence[Document], source: str) -> Document:
         rule = "is a version that is not known here"
         raise InvalidManifest([Fault(f"{study.place}: apiVersion", study.data["apiVersion"], rule, f"Write {API_VERSION}.")])
     return replace(study, others=len(documents) - 1)
+
+
+def is_experiment(document: Document) -> bool:
+    """Whether it is an Experiment of Katib's."""
+    return document.data.get("kind") == "Experiment" and _group(document) == "kubeflow.org"
 
 
 # Documents out of text
@@ -299,7 +313,7 @@ def _missing(documents: Sequence[Document], source: str) -> list[Fault]:
 def _meant(document: Document) -> Iterator[Fault]:
     """What to mend in a document that looks like a Study, and is none."""
     kind, version = document.data.get("kind"), document.data.get("apiVersion")
-    if kind == "Experiment" and _group(document) == "kubeflow.org":
+    if is_experiment(document):
         remedy = f"`hpo convert {document.source}` prints it as a Study."
         yield Fault(f"{document.place}: kind", kind, "is Katib's, and cannot be read as a Study", remedy)
     elif kind == KIND:
