@@ -294,13 +294,14 @@ class _Conversion:
         if name == "bayesianoptimization" and given.get("base_estimator") in ("RF", "ET", "GBRT"):
             ours = "smac"
         found: dict[str, Any] = {}
-        seed: int | None = None
+        elsewhere = {"random_state", *(("r_l", "eta", "resource_name") if name == "hyperband" else ())}
         for i, each in enumerate(asked.algorithm_settings):
             path, value = f"algorithm.algorithmSettings[{i}]", str(each.value)
-            if each.name == "random_state":
-                seed = _whole(value)
-            elif (name == "hyperband" and each.name in ("r_l", "eta", "resource_name")) or each.name == "base_estimator":
-                pass  # stand elsewhere
+            if each.name in elsewhere:
+                continue
+            if each.name == "base_estimator":
+                if value in ("ET", "GBRT"):
+                    self._note(path, value, "is a random forest here")
             elif each.name == "acq_func" and value in ACQUISITIONS and ours == "gp":
                 found["acquisition"] = ACQUISITIONS[value]
             elif each.name == "restart_strategy":
@@ -316,7 +317,7 @@ class _Conversion:
         if name == "pbt":
             remedy = "Write budget: {min: …, max: …} in the unit that the program counts, and checkpoints."
             self._note("algorithm", "pbt", "a Trial here trains for a length that it is told in HPO_BUDGET", remedy)
-        return {ours: found}, seed
+        return {ours: found}, _whole(given.get("random_state", ""))
 
     def _schedule(self) -> dict[str, Any] | None:
         stopping, algorithm = self._spec.early_stopping, self._spec.algorithm

@@ -153,6 +153,9 @@ def test_a_setting_without_a_counterpart_is_named() -> None:
     algorithm = {"algorithmName": "tpe", "algorithmSettings": [{"name": "prior_weight", "value": "1.0"}]}
     found = converted(with_({"algorithm": algorithm}))
     assert "spec.algorithm.algorithmSettings[0]: 'prior_weight': has no counterpart; the default of tpe is taken." in said(found)
+    boosted = {"algorithmName": "bayesianoptimization", "algorithmSettings": [{"name": "base_estimator", "value": "GBRT"}]}
+    found = converted(with_({"algorithm": boosted}))
+    assert "spec.algorithm.algorithmSettings[0]: 'GBRT': is a random forest here." in said(found)
 
 
 def test_an_algorithm_of_somebody_s_own_is_named_with_those_that_are_known() -> None:
