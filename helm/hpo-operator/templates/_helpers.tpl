@@ -55,14 +55,6 @@ app.kubernetes.io/part-of: hpo-operator
 {{/* The labels of an object, of (list . more …): each key once, and of maps that have the same one the later goes before. */}}
 {{- define "hpo-operator.labelsAnd" -}}
 {{- $chart := first . -}}
-{{- range $field := list "commonLabels" "podLabels" -}}
-{{- range $key := include "hpo-operator.selectorLabels" $chart | fromYaml | keys | sortAlpha -}}
-{{- if hasKey (get $chart.Values $field) $key -}}
-{{- $remedy := ternary "; nameOverride changes it" "" (eq $key "app.kubernetes.io/name") -}}
-{{- fail (printf "%s may not have %s, by which the chart's pods are selected: leave it out%s" $field $key $remedy) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
 {{- $labels := include "hpo-operator.ownLabels" $chart | fromYaml -}}
 {{- range $more := prepend (rest .) $chart.Values.commonLabels -}}
 {{- range $key, $value := $more -}}{{- $_ := set $labels $key $value -}}{{- end -}}
