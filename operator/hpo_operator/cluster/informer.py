@@ -45,13 +45,13 @@ class Watches:
 
     def miss(self, resource: str, namespace: str) -> None:
         """The API server has answered that it serves no such objects, which a new process would not change."""
-        self._unserved.add((resource, namespace if self.namespaces else ""))
+        self._unserved.add((resource, namespace))
 
     def silent(self) -> Mapping[tuple[str, str], float]:
         """The watches that cannot be alive any more, and for how many seconds nothing was heard of them."""
         now = time.monotonic()
-        quiet = {watched: now - heard for watched, heard in self.heard.items() if now - heard > SILENT_SECONDS}
-        return {watched: seconds for watched, seconds in quiet.items() if watched not in self._unserved}
+        quiet = {watched: now - heard for watched, heard in self.heard.items() if watched not in self._unserved}
+        return {watched: seconds for watched, seconds in quiet.items() if seconds > SILENT_SECONDS}
 
 
 def registry(store: Store, watches: Watches, wake: Callable[[str], None], requests: Counter[Request]) -> kopf.OperatorRegistry:
