@@ -359,13 +359,11 @@ def _best(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from hpo_operator.katib import converted
 
-    path: Path = arguments.experiment
-    source = "standard input" if str(path) == "-" else str(path)
-    documents = manifests.read_stream(sys.stdin.buffer, source) if str(path) == "-" else manifests.read_file(path)
+    documents = manifests.read_given(arguments.experiment)
     experiments = [each for each in documents if manifests.is_experiment(each)]
     if len(experiments) != 1:
         rule = f"holds {len(experiments)} Experiments of kubeflow.org; exactly one is needed"
-        raise InvalidInput([Fault(source, None, rule, "Put each of them into a file of its own.")])
+        raise InvalidInput([Fault(documents[0].source, None, rule, "Put each of them into a file of its own.")])
     found = converted(experiments[0].data)
     _print_values(found.study, arguments.output)
     _tell([*experiments[0].notes, *map(str, found.notes)])

@@ -10,6 +10,7 @@ import codecs
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ __all__ = [
     "is_experiment",
     "read_documents",
     "read_file",
+    "read_given",
     "read_stream",
     "study_document",
 ]
@@ -72,6 +74,11 @@ def read_file(path: str | Path, times: int = 1) -> list[Document]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _refuse(source, f"cannot be read: {reason}", "Check its path and its permissions.")
+
+
+def read_given(path: str | Path, times: int = 1) -> list[Document]:
+    """The same, or the documents of standard input where the path is `-`."""
+    return read_stream(sys.stdin.buffer, "standard input", times) if str(path) == "-" else read_file(path, times)
 
 
 def read_stream(file: BinaryIO, source: str, times: int = 1) -> list[Document]:

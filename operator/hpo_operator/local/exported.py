@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,10 @@ from hpo_algorithms import Fault
 from pydantic import ValidationError
 
 from hpo_operator.local.store import open_for_reading
-from hpo_operator.manifests import Document, InvalidManifest, read_file, read_stream
+from hpo_operator.manifests import Document, InvalidManifest, read_given
 from hpo_operator.resources import API_VERSION, Study, Trial
 from hpo_operator.validation import faults_of
 
-STDIN = "-"
 TIMES = 32  # as large as a file that people write: ten thousand Trials with their learning curves
 EXPORT = "Write both: (kubectl get study {0} -o json; kubectl get trials -l hpo.dev/study={0} -o json)."
 
@@ -31,10 +29,9 @@ def open_run(where: Path) -> tuple[Study, list[Trial]]:
 
     Raises StoreError for a folder that cannot be read, InvalidManifest for a file.
     """
-    if str(where) == STDIN:
-        return exported(read_stream(sys.stdin.buffer, "standard input", TIMES), "standard input")
-    if os.path.exists(where) and not os.path.isdir(where):  # a pipe, too, as a shell's <(…)
-        return exported(read_file(where, TIMES), str(where))
+    if str(where) == "-" or (os.path.exists(where) and not os.path.isdir(where)):  # a pipe, too, as a shell's <(…)
+        documents = read_given(where, TIMES)
+        return exported(documents, documents[0].source)
     return open_for_reading(where)
 
 
