@@ -6,7 +6,6 @@ defaults are those of kubeflow.org/v1beta1 in Katib 0.19; docs/katib.md says wha
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -26,11 +25,12 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d+)?"
 PRINTED = rf"(?P<metric>[\w|-]+)\s*=\s*(?P<value>{NUMBER}|nan|[+-]?inf)"  # what Katib looks for unless told otherwise
 PLACEHOLDER = re.compile(r"\$\{trialParameters\.([^}]+)\}")
 METADATA = re.compile(r"\$\{trialSpec\.(?:(Name|Namespace|Kind|APIVersion)|(Labels|Annotations)\[(.+)\])\}")
+GROUP = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\((?!\?)", re.DOTALL)  # one without a name; what is escaped or in brackets is none
 FILLED = re.compile(r"\.(?:(?:initC|c)ontainers\[\d+\]|container|script|trainer)\.(?:(?:command|args)\[\d+\]|env\[\d+\]\.value)$")
 TRIAL = "$(HPO_TRIAL)"
 PRIMARY = ("Launcher", "Master", "Chief")  # of the replicas of a training job, who reports
 ROLE = "role"
-ENDS_KNOWN = {"Job", "JobSet", "MPIJob", "PyTorchJob", "TFJob", "XGBoostJob", "RayJob", "Workflow"}
+ENDS_KNOWN = {"Job", "JobSet", "MPIJob", "PyTorchJob", "TFJob", "XGBoostJob", "RayJob", "TrainJob", "Workflow"}
 
 ALGORITHMS = {
     "random": "random",
@@ -188,10 +188,11 @@ class _Conversion:
         self._metadata = _mapping(experiment.get("metadata"))
         self._spec = spec
         self._found = Converted({})
-        settings = {each.name: str(each.value) for each in spec.algorithm.algorithm_settings}
+        self._settings = {each.name: str(each.value) for each in spec.algorithm.algorithm_settings}
         banded = spec.algorithm.algorithm_name == "hyperband"
-        self._resource = settings.get("resource_name") if banded else None
-        self._highest = _whole(settings.get("r_l", "")) if banded else None
+        self._resource = self._settings.get("resource_name") if banded else None
+        self._highest = _whole(self._settings.get("r_l", "")) if banded else None
+        self._references = {each.name: each.reference for each in spec.trial_template.trial_parameters}
 
     def converted(self) -> Converted:
         spec = self._spec
@@ -290,8 +291,7 @@ class _Conversion:
             remedy = f"Known: {', '.join(ALGORITHMS)}. One of your own becomes a file, see docs/adding-an-algorithm.md."
             self._fault("algorithm.algorithmName", name, "is not known", remedy)
             return {"auto": {}}, None
-        given = {each.name: str(each.value) for each in asked.algorithm_settings}
-        if name == "bayesianoptimization" and given.get("base_estimator") in ("RF", "ET", "GBRT"):
+        if name == "bayesianoptimization" and self._settings.get("base_estimator") in ("RF", "ET", "GBRT"):
             ours = "smac"
         found: dict[str, Any] = {}
         elsewhere = {"random_state", *(("r_l", "eta", "resource_name") if name == "hyperband" else ())}
@@ -317,18 +317,18 @@ class _Conversion:
         if name == "pbt":
             remedy = "Write budget: {min: …, max: …} in the unit that the program counts, and checkpoints."
             self._note("algorithm", "pbt", "a Trial here trains for a length that it is told in HPO_BUDGET", remedy)
-        return {ours: found}, _whole(given.get("random_state", ""))
+        return {ours: found}, _whole(self._settings.get("random_state", ""))
 
     def _schedule(self) -> dict[str, Any] | None:
-        stopping, algorithm = self._spec.early_stopping, self._spec.algorithm
-        if algorithm.algorithm_name == "hyperband":
+        stopping = self._spec.early_stopping
+        if self._spec.algorithm.algorithm_name == "hyperband":
             if stopping is not None:
                 self._note("earlyStopping", stopping.algorithm_name, "is left out beside hyperband, which ends what is behind")
             if not self._highest:
                 self._fault(
                     "algorithm.algorithmSettings", None, "r_l is missing", "Write budget.max, the length of a full training."
                 )
-            eta = next((_whole(str(each.value)) for each in algorithm.algorithm_settings if each.name == "eta"), None)
+            eta = _whole(self._settings.get("eta", ""))
             return {"hyperband": {"eta": eta} if eta else {}}
         if stopping is None:
             return None
@@ -367,7 +367,7 @@ class _Conversion:
 
     def _template(self) -> dict[str, Any]:
         asked = self._spec.trial_template
-        workload = self._filled(copy.deepcopy(asked.trial_spec or {}), "trialTemplate.trialSpec")
+        workload = self._filled(asked.trial_spec or {}, "trialTemplate.trialSpec")
         kind, version = workload.get("kind"), workload.get("apiVersion")
         metadata = {
             key: value for key, value in _mapping(workload.pop("metadata", None)).items() if key in ("labels", "annotations")
@@ -400,7 +400,7 @@ class _Conversion:
         """Which pod and container report, as far as the template leaves it open; a replica that is primary gets a label for it."""
         asked, spec = self._spec.trial_template, workload.get("spec")
         found: dict[str, Any] = {}
-        pods = list(_pod_specs(spec))
+        pods = _pod_specs(spec)
         labels = asked.primary_pod_labels
         replicas = next((_mapping(value) for key, value in _mapping(spec).items() if str(key).endswith("ReplicaSpecs")), {})
         if len(replicas) > 1:
@@ -419,6 +419,7 @@ class _Conversion:
         return found
 
     def _filled(self, value: Any, path: str) -> Any:
+        """A copy of a value of the template in which each placeholder is what Kubernetes fills in, or what the template says."""
         if isinstance(value, dict):
             return {key: self._filled(each, f"{path}.{key}") for key, each in value.items()}
         if isinstance(value, list):
@@ -428,8 +429,7 @@ class _Conversion:
         return value
 
     def _replaced(self, match: re.Match[str], path: str) -> str:
-        declared = {each.name: each.reference for each in self._spec.trial_template.trial_parameters}
-        reference = declared.get(match[1])
+        reference = self._references.get(match[1])
         if reference is None:
             self._fault(path, match[0], "is not among trialTemplate.trialParameters", "Declare it, or write $(HPO_PARAM_…).")
             return match[0]
@@ -464,24 +464,18 @@ class _Conversion:
 
 def with_names(pattern: str) -> str | None:
     """A pattern with its first two groups named `metric` and `value`; None where it is no regular expression with two."""
-    parts, names, in_class, i = [], ["metric", "value"], False, 0
-    while i < len(pattern):
-        step = 2 if pattern[i] == "\\" else 1
-        part = pattern[i : i + step]
-        if part == "[":
-            in_class = True
-        elif part == "]":
-            in_class = False
-        elif part == "(" and not in_class and pattern[i + 1 : i + 2] != "?" and names:
-            part = f"(?P<{names.pop(0)}>"
-        parts.append(part)
-        i += step
-    found = "".join(parts)
+    names = iter(("metric", "value"))
+
+    def named(match: re.Match[str]) -> str:
+        name = next(names, None) if match[0] == "(" else None
+        return f"(?P<{name}>" if name else match[0]
+
+    found = GROUP.sub(named, pattern)
     try:
         re.compile(found)
     except re.error:
         return None
-    return None if names else found
+    return found if next(names, None) is None else None
 
 
 def _whole(text: str) -> int | None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from hpo_operator import cli
-from hpo_operator.katib import PRINTED, Converted, converted, with_names
+from hpo_operator.cluster import kinds
+from hpo_operator.katib import ENDS_KNOWN, PRINTED, Converted, converted, with_names
 from hpo_operator.validation import InvalidStudy, read_study
 
 from tests.unit.operator.test_examples import ROOT, shown_in
@@ -339,6 +340,10 @@ def test_a_template_that_is_none_is_read_without_an_accident(workload: Object) -
     asked = with_({"trialTemplate": {"trialSpec": workload, "primaryPodLabels": {"a": "b"}, "successCondition": "x"}})
     for metadata in (None, "m", ["m"], {"name": 3}):
         assert converted({**asked, "metadata": metadata}).faults != []
+
+
+def test_the_kinds_whose_end_the_operator_knows_are_those_of_which_no_condition_is_asked_for() -> None:
+    assert {kind for _, kind in kinds._KNOWN} == ENDS_KNOWN
 
 
 def test_a_workload_whose_pods_cannot_be_found_is_a_fault() -> None:
